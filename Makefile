@@ -1,0 +1,30 @@
+# Every target is one or two commands; README.md gives the same for a machine without make.
+PYTHON ?= python3
+PY := .venv/bin/python
+export TUTORIAL_MODEL
+
+.PHONY: run test lab check train
+.DELETE_ON_ERROR:
+
+run: .venv/installed
+	$(PY) -m helpers.run
+
+test: .venv/installed
+	$(PY) -m pytest
+
+lab: .venv/installed
+	$(PY) -m jupyterlab notebooks
+
+check: .venv/installed
+	$(PY) -m ruff check && $(PY) -m ruff format --check
+	$(PY) -m pytest
+
+train: .venv/installed
+	$(PY) -m training.train
+	$(PY) -m training.evaluate
+
+# Reinstalls only where the pins or the package itself have changed since.
+.venv/installed: requirements.txt pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(PY) -m pip install --quiet -r requirements.txt
+	touch $@

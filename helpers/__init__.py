@@ -1,0 +1,1 @@
+"""Tested helpers of the six tutorials; each module is shown by hand in a notebook first."""

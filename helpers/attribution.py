@@ -1,0 +1,129 @@
+"""Direct logit attribution: which component wrote the answer into the last residual stream."""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from helpers.inputs import expect_axes, expect_cached, expect_finite, expect_index, expect_tokens
+
+
+@dataclass(frozen=True)
+class LogitDiffAttribution:
+    """The logit difference at the last position, split over what wrote to the residual stream.
+
+    All in nats, averaged over the batch. `total` is the sum of all parts and equals the model's own
+    logit difference.
+    """
+
+    embed: Float[Tensor, ""]
+    pos_embed: Float[Tensor, ""]
+    heads: Float[Tensor, "n_layers n_heads"]
+    mlps: Float[Tensor, "n_layers"]
+    bias: Float[Tensor, ""]  # attention output biases and the unembedding's
+
+    @property
+    def total(self) -> Float[Tensor, ""]:
+        return self.embed + self.pos_embed + self.heads.sum() + self.mlps.sum() + self.bias
+
+
+def attribute_logit_diff(
+    model,
+    cache,
+    answer: Int[Tensor, "batch"],
+    distractor: Int[Tensor, "batch"],
+) -> LogitDiffAttribution:
+    """Split logit(answer) - logit(distractor) into embeddings, heads, MLPs and biases.
+
+    The last residual stream is a sum of what each component wrote. The final LayerNorm centres it
+    and divides it by one scale; with that scale held at its cached value the rest is linear, so the
+    logit difference is the sum of the components' dot products with one direction. An MLP's part
+    includes its output bias.
+
+    Args:
+        model: a model from `load_model` (compatibility mode: final LayerNorm folded into W_U).
+        cache: all activations of one run.
+        answer, distractor: token ids, one each a row of the run.
+
+    Raises:
+        TypeError, ValueError: ids out of range, another batch size, a cache of another model or
+            with parts missing, a model whose logits are not linear in the normalised stream.
+
+    Source: Elhage et al. 2021, "A Mathematical Framework for Transformer Circuits"; Wang et al.
+    2022 (arXiv 2211.00593). Direct effects only: Janiak et al. 2023 (arXiv 2310.07325).
+    """
+    layers = range(model.cfg.n_layers)
+    outputs = [f"blocks.{layer}.hook_mlp_out" for layer in layers]
+    inner = [f"blocks.{layer}.attn.hook_z" for layer in layers]
+    read = _reader(model, cache, answer, distractor, [*outputs, *inner])
+
+    def written(name: str) -> Tensor:
+        return read(cache[name][:, -1]) if name in cache else torch.zeros(())
+
+    z = torch.stack([cache[name][:, -1] for name in inner])  # (layer, batch, head, d_head)
+    by_head = torch.einsum("lbhe,lhed->lhbd", z, model.W_O)  # (layer, head, batch, d_model)
+    ids_bias = (model.b_U[answer] - model.b_U[distractor]).mean()
+    return LogitDiffAttribution(
+        embed=written("hook_embed"),
+        pos_embed=written("hook_pos_embed"),
+        heads=read(by_head),
+        mlps=torch.stack([written(name) for name in outputs]),
+        bias=read(model.b_O.sum(0)[None]) + ids_bias,
+    )
+
+
+def attribute_neurons(
+    model,
+    cache,
+    layer: int,
+    answer: Int[Tensor, "batch"],
+    distractor: Int[Tensor, "batch"],
+) -> Float[Tensor, "d_mlp"]:
+    """Split one MLP's part of the logit difference over its neurons, in nats, batch-averaged.
+
+    A neuron writes its activation times its row of W_out. Together with the MLP's output bias they
+    sum to `attribute_logit_diff(...).mlps[layer]`.
+
+    Raises:
+        TypeError, ValueError: as `attribute_logit_diff`; a layer out of range.
+    """
+    expect_index("layer", layer, model.cfg.n_layers, "layers")
+    name = f"blocks.{layer}.mlp.hook_post"
+    read = _reader(model, cache, answer, distractor, [name])
+    active = cache[name][:, -1]  # (batch, d_mlp)
+    return read(torch.einsum("bm,md->mbd", active, model.W_out[layer]))
+
+
+def _reader(model, cache, answer: Tensor, distractor: Tensor, needed: list[str]):
+    """A function from `[..., batch, d_model]` at the last position to its part of the difference.
+
+    It centres, divides by the final scale and takes the dot product with the logit-difference
+    direction W_U[:, answer] - W_U[:, distractor], then the mean over the batch.
+    """
+    scale_name = "ln_final.hook_scale"
+    expect_cached("cache", cache, [scale_name, *needed])
+    if getattr(model.cfg, "output_logits_soft_cap", -1) not in (None, -1, -1.0, 0, 0.0):
+        raise ValueError("this model caps its logits (soft cap), so they are no sum of components")
+    scale = cache[scale_name][:, -1]  # (batch, 1)
+    for name, ids in (("answer", answer), ("distractor", distractor)):
+        expect_axes(name, ids, "batch", batch=len(scale))
+        expect_tokens(name, ids, model.cfg.d_vocab)
+    width = {"hook_z": model.cfg.d_head, "hook_post": model.cfg.d_mlp}
+    for name in needed:
+        expected = width.get(name.rsplit(".", 1)[-1], model.cfg.d_model)
+        if cache[name].shape[-1] != expected:
+            raise ValueError(
+                f"cache: {name} has {cache[name].shape[-1]} columns, this model {expected}; "
+                "the cache is of another model"
+            )
+        expect_finite(f"cache[{name!r}]", cache[name])
+    direction = (model.W_U[:, answer] - model.W_U[:, distractor]).T  # (batch, d_model)
+    centred = "RMS" not in str(model.cfg.normalization_type)
+
+    def read(written: Tensor) -> Tensor:
+        if centred:
+            written = written - written.mean(-1, keepdim=True)
+        return (written / scale * direction).sum(-1).mean(-1)
+
+    return read

@@ -1,0 +1,109 @@
+"""Detectors of attention motifs on repeated random tokens: tensors in, one score a head out.
+
+All use the same layout: BOS at position 0, a block of n random tokens at 1 .. n, and the same block
+again at n+1 .. 2n. At query n+j the token is the one of position j, so
+
+    key j      the same token, one copy earlier       duplicate-token cell
+    key j+1    the token that followed it back then   induction cell
+"""
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from helpers.inputs import expect_axes, expect_finite
+
+
+def repeated_tokens(model, n: int, batch: int, seed: int) -> Int[Tensor, "batch 2n+1"]:
+    """BOS, then n random tokens twice: the text on which only looking back can help.
+
+    Args:
+        model: for its vocabulary, BOS, context length and device.
+        n: length of the block; every block is drawn anew for each row.
+        batch: number of rows.
+        seed: of a generator of its own, so nothing else is disturbed.
+
+    Raises:
+        TypeError: an argument is not an int.
+        ValueError: n < 2, batch < 1, or 2n + 1 tokens do not fit the model's context.
+
+    Source: Elhage et al. 2021; Olsson et al. 2022 (arXiv 2209.11895).
+    """
+    for name, value, least in (("n", n, 2), ("batch", batch, 1), ("seed", seed, 0)):
+        if isinstance(value, bool) or not isinstance(value, int):
+            raise TypeError(f"{name}: expected an int, got {type(value).__name__}")
+        if value < least:
+            raise ValueError(f"{name}: expected at least {least}, got {value}")
+    if 2 * n + 1 > model.cfg.n_ctx:
+        longest = (model.cfg.n_ctx - 1) // 2
+        raise ValueError(f"n {n}: 2n + 1 tokens exceed the context; at most {longest} here")
+    bos = model.tokenizer.bos_token_id
+    generator = torch.Generator().manual_seed(seed)
+    block = torch.randint(model.cfg.d_vocab - 1, (batch, n), generator=generator)
+    block += block >= bos  # every id but BOS, equally likely
+    rows = torch.cat([torch.full((batch, 1), bos), block, block], dim=1)
+    return rows.to(model.cfg.device)
+
+
+def induction_scores(
+    pattern: Float[Tensor, "batch head query key"], n: int
+) -> Float[Tensor, "head"]:
+    """Mean attention from the second copy to the token *after* the first occurrence.
+
+    The mean over queries n+1 .. 2n of the attention to key query - n + 1, and over the batch: 1 for
+    a perfect induction head, 0 for a perfect duplicate-token head.
+
+    Raises:
+        TypeError, ValueError: wrong axes, an empty batch, NaN, or a length that is not 2n + 1.
+
+    Source: Olsson et al. 2022 (arXiv 2209.11895), "prefix matching".
+    """
+    return _stripe(pattern, n, back=n - 1)
+
+
+def duplicate_token_scores(
+    pattern: Float[Tensor, "batch head query key"], n: int
+) -> Float[Tensor, "head"]:
+    """Mean attention from the second copy to the *same* token in the first copy.
+
+    The mean over queries n+1 .. 2n of the attention to key query - n. Raises as `induction_scores`.
+
+    Source: Wang et al. 2022 (arXiv 2211.00593), "duplicate token heads".
+    """
+    return _stripe(pattern, n, back=n)
+
+
+def previous_token_scores(pattern: Float[Tensor, "batch head query key"]) -> Float[Tensor, "head"]:
+    """Mean attention to the position just before, over queries 2 .. and the batch.
+
+    Query 0 has no position before it, and query 1 has only BOS, which many heads attend to anyway;
+    both are left out. Works on any text of three tokens or more.
+
+    Raises:
+        TypeError, ValueError: wrong axes, an empty batch, NaN, fewer than three positions.
+    """
+    _check(pattern)
+    if pattern.shape[-1] < 3:
+        raise ValueError(f"pattern: expected 3 positions or more, got {pattern.shape[-1]}")
+    return pattern.diagonal(-1, -2, -1)[..., 1:].mean((0, -1))
+
+
+def _stripe(pattern: Tensor, n: int, back: int) -> Float[Tensor, "head"]:
+    """Mean attention of the second copy's queries to the key `back` positions earlier."""
+    _check(pattern)
+    if isinstance(n, bool) or not isinstance(n, int):
+        raise TypeError(f"n: expected an int, got {type(n).__name__}")
+    if n < 2 or pattern.shape[-1] != 2 * n + 1:
+        raise ValueError(
+            f"pattern has {pattern.shape[-1]} positions, expected 2n + 1 = {2 * n + 1}: BOS, "
+            f"then a block of n = {n} tokens (n >= 2) twice"
+        )
+    stripe = pattern.diagonal(-back, -2, -1)  # (batch, head, query back .. 2n)
+    return stripe[..., -n:].mean((0, -1))
+
+
+def _check(pattern: Tensor) -> None:
+    expect_axes("pattern", pattern, "batch head query key")
+    if pattern.shape[-1] != pattern.shape[-2]:
+        raise ValueError(f"pattern: expected as many queries as keys, got {tuple(pattern.shape)}")
+    expect_finite("pattern", pattern)

@@ -1,0 +1,38 @@
+"""The logit lens: what each layer's residual stream would predict if it were the last one."""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from helpers.inputs import expect_cached, expect_finite
+
+
+@torch.no_grad()
+def logit_lens(model, cache) -> Float[Tensor, "n_layers+1 batch pos d_vocab"]:
+    """Decode the residual stream before every block, and after the last, with the model's own head.
+
+    Row l is final LayerNorm and unembedding, with its bias, applied to `resid_pre` of layer l; the
+    last row to `resid_post` of the last layer, which gives the model's own logits. The LayerNorm is
+    computed anew for each row.
+
+    Args:
+        model: the model of the cache.
+        cache: residual streams of one run; other activations are not needed.
+
+    Raises:
+        ValueError: residual streams missing from the cache, of another width, NaN or infinite.
+
+    Source: nostalgebraist 2020, "interpreting GPT: the logit lens".
+    """
+    last = model.cfg.n_layers - 1
+    names = [f"blocks.{layer}.hook_resid_pre" for layer in range(last + 1)]
+    names.append(f"blocks.{last}.hook_resid_post")
+    expect_cached("cache", cache, names)
+    for name in names:
+        if cache[name].shape[-1] != model.cfg.d_model:
+            raise ValueError(
+                f"cache: {name} has {cache[name].shape[-1]} columns, this model "
+                f"{model.cfg.d_model}; the cache is of another model"
+            )
+        expect_finite(f"cache[{name!r}]", cache[name])
+    return torch.stack([model.unembed(model.ln_final(cache[name])) for name in names])

@@ -1,0 +1,107 @@
+"""Execute the notebooks and count their claims: `python -m helpers.run`, what `make run` calls.
+
+Run from the root of the project. Executed copies go to `build/notebooks/`; exit status 1 where a
+cell or a claim fails.
+"""
+
+import argparse
+import os
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import nbformat
+from nbclient import NotebookClient
+from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
+
+from helpers.checks import PASSED, SKIPPED
+
+CELL_SECONDS = 300  # a cell that takes longer is stopped and named
+
+
+@dataclass
+class Result:
+    """What one notebook did; `error` is empty where it ran to the end."""
+
+    name: str
+    checked: int
+    skipped: int
+    seconds: float
+    error: str = ""
+
+
+def count_claims(notebook: nbformat.NotebookNode, status: str) -> int:
+    """How many outputs of `helpers.checks.claim` have this status."""
+    outputs = [o for cell in notebook.cells for o in cell.get("outputs", [])]
+    return sum(o.get("metadata", {}).get("claim") == status for o in outputs)
+
+
+def execute(path: Path, out: Path, seconds: float = CELL_SECONDS) -> Result:
+    """Run one notebook in its own folder and write the executed copy to `out`, failed or not."""
+    notebook = nbformat.read(path, as_version=4)
+    where = {"metadata": {"path": str(path.parent)}}
+    client = NotebookClient(notebook, timeout=seconds, kernel_name="python3", resources=where)
+    start, error = time.perf_counter(), ""
+    try:
+        client.execute()
+    except CellExecutionError as failure:
+        error = str(failure)
+    except CellTimeoutError as failure:
+        error = f"a cell was stopped after {seconds:g} s: {failure}"
+    except DeadKernelError:
+        error = "the kernel died; is there enough memory?"
+    took = time.perf_counter() - start
+    unfinished = out.with_suffix(f".{os.getpid()}.tmp")  # renamed when whole, never half-written
+    nbformat.write(notebook, unfinished)
+    unfinished.replace(out)
+    counts = (count_claims(notebook, status) for status in (PASSED, SKIPPED))
+    return Result(path.stem, *counts, took, error)
+
+
+def table(results: list[Result]) -> str:
+    """The closing table, one line a notebook and a sum."""
+    row = "{:32} {:>7} {:>7} {:>7}  {}".format
+    lines = [row("notebook", "checked", "skipped", "seconds", "").rstrip()]
+    for r in results:
+        mark = "FAILED" if r.error else ""
+        lines.append(row(r.name, r.checked, r.skipped, f"{r.seconds:.1f}", mark))
+    sums = (sum(getattr(r, key) for r in results) for key in ("checked", "skipped", "seconds"))
+    checked, skipped, seconds = sums
+    lines.append(row("all", checked, skipped, f"{seconds:.1f}", ""))
+    return "\n".join(line.rstrip() for line in lines)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("notebooks", nargs="*", type=Path, help="default: all of notebooks/")
+    parser.add_argument("--out", type=Path, default=Path("build/notebooks"))
+    parser.add_argument("--cell-seconds", type=float, default=CELL_SECONDS)
+    options = parser.parse_args(arguments)
+    paths = options.notebooks or sorted(Path("notebooks").glob("*.ipynb"))
+    missing = [str(path) for path in paths if not path.is_file()]
+    if missing or not paths:
+        found = ", ".join(missing) or "no notebooks/*.ipynb"
+        print(f"{found}: not there; run from the project's root ({Path.cwd()})", file=sys.stderr)
+        return 2
+    # A notebook runs in its own folder: a model directory named from here must be absolute there.
+    model = os.environ.get("TUTORIAL_MODEL", "")
+    reserved = {"", "tutorial-4l", "gpt2", "gpt2-small"}  # never directories, see load_model
+    if model not in reserved and Path(model).is_dir():
+        os.environ["TUTORIAL_MODEL"] = str(Path(model).resolve())
+
+    options.out.mkdir(parents=True, exist_ok=True)
+    results = []
+    for i, path in enumerate(paths, 1):
+        print(f"[{i}/{len(paths)}] {path.stem} ...", end=" ", flush=True)
+        result = execute(path.resolve(), options.out / path.name, options.cell_seconds)
+        results.append(result)
+        print("FAILED" if result.error else "done", f"in {result.seconds:.1f} s", flush=True)
+        if result.error:
+            print(result.error, file=sys.stderr)
+    print("\n" + table(results))
+    return int(any(result.error for result in results))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,61 @@
+"""What the set-up files say to each other, and what is in the repository."""
+
+import re
+import subprocess
+import tomllib
+from importlib.metadata import version
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+REQUIREMENTS = [
+    line
+    for line in (ROOT / "requirements.txt").read_text().splitlines()
+    if line and not line.startswith("#")
+]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+
+
+def test_conda_and_pip_get_the_same_pins():
+    environment = (ROOT / "environment.yml").read_text()
+    nested = re.findall(r"^      - (.*)$", environment, re.M)
+    assert nested == REQUIREMENTS
+    assert f"python{PROJECT['requires-python']}" in environment
+
+
+def test_every_requirement_is_pinned_and_installed():
+    pins = dict(line.split("==") for line in REQUIREMENTS if line != "-e .")
+    assert len(pins) == len(REQUIREMENTS) - 1
+    installed = {name: version(name).split("+")[0] for name in pins}
+    assert installed == pins
+
+
+def test_the_package_allows_what_is_pinned():
+    """Ranges in pyproject.toml, for environments like Colab's that have these already."""
+    from packaging.requirements import Requirement
+
+    pins = dict(line.split("==") for line in REQUIREMENTS if line != "-e .")
+    for text in PROJECT["dependencies"]:
+        requirement = Requirement(text)
+        assert "==" not in text, text
+        if requirement.name in pins:
+            assert requirement.specifier.contains(pins[requirement.name]), text
+
+
+def test_the_setup_cell_installs_the_pinned_versions():
+    cell = (ROOT / "notebooks" / "01_basic_activation_analysis.ipynb").read_text()
+    for name in ("transformer_lens", "circuitsvis"):
+        pin = next(line for line in REQUIREMENTS if line.startswith(f"{name}=="))
+        assert pin in cell
+    assert f"--branch=v{PROJECT['version']}" in cell
+    assert PROJECT["urls"]["Repository"] in cell
+
+
+def test_no_path_of_a_machine_is_tracked():
+    tracked = subprocess.run(
+        ["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, check=True
+    ).stdout
+    for name in filter(None, tracked.decode().split("\0")):
+        path = ROOT / name
+        if path.suffix != ".safetensors" and path.exists():
+            found = re.search(r"[\"' (=](/(home|root|work|Users|tmp)/\w+)", path.read_text("utf-8"))
+            assert not found, f"{name}: {found[1]}"

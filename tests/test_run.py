@@ -1,0 +1,68 @@
+"""`python -m helpers.run`: it counts, it fails when a cell does, and it stops what hangs."""
+
+import nbformat
+import pytest
+
+from helpers.run import main
+
+
+@pytest.fixture
+def run(tmp_path, capfd):
+    """Write notebooks of one cell each, run them, return (exit status, stdout, stderr, copies)."""
+
+    def run(*codes: str, options=()):
+        paths = []
+        for i, code in enumerate(codes):
+            cell = nbformat.v4.new_code_cell(code, id="only")
+            paths.append(tmp_path / f"{i}.ipynb")
+            nbformat.write(nbformat.v4.new_notebook(cells=[cell]), paths[-1])
+        out = tmp_path / "out"
+        status = main([*map(str, paths), "--out", str(out), *options])
+        copies = {path.name: nbformat.read(path, 4) for path in out.glob("*")}
+        return status, *capfd.readouterr(), copies
+
+    return run
+
+
+def test_claims_are_counted_and_copies_executed(run):
+    code = """
+from types import SimpleNamespace
+from helpers.checks import claim
+claim("a", True); claim("b", True)
+claim("c", False, only_for="x", model=SimpleNamespace(cfg=SimpleNamespace(model_name="y")))
+"""
+    status, out, _, copies = run(code, "1 + 1")
+    assert status == 0
+    table = {line.split()[0]: line.split()[1:] for line in out.splitlines() if line}
+    assert table["0"][:2] == ["2", "1"]
+    assert table["1"][:2] == ["0", "0"]
+    assert table["all"][:2] == ["2", "1"]
+    assert copies["1.ipynb"].cells[0].outputs[0].data["text/plain"] == "2"
+
+
+def test_a_false_claim_fails_the_run_but_not_the_other_notebooks(run):
+    status, out, err, copies = run(
+        "from helpers.checks import claim\nclaim('pigs fly', 1 > 2)", "print('went on')"
+    )
+    assert status == 1
+    assert "pigs fly" in err and "FAILED" in out
+    assert copies["1.ipynb"].cells[0].outputs[0].text == "went on\n"
+    assert set(copies) == {"0.ipynb", "1.ipynb"}  # nothing half-written is left
+
+
+def test_a_cell_that_hangs_is_stopped_and_named(run):
+    status, _, err, _ = run("import time; time.sleep(60)", options=["--cell-seconds", "1"])
+    assert status == 1
+    assert "stopped after 1 s" in err and "time.sleep(60)" in err
+
+
+def test_a_kernel_that_dies_is_told(run):
+    status, _, err, _ = run("import os; os._exit(1)")
+    assert status == 1
+    assert "the kernel died" in err
+
+
+def test_the_wrong_folder_is_told(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main([]) == 2
+    assert "run from the project's root" in capsys.readouterr().err
