@@ -41,7 +41,13 @@ def execute(path: Path, out: Path, seconds: float = CELL_SECONDS) -> Result:
     """Run one notebook in its own folder and write the executed copy to `out`, failed or not."""
     notebook = nbformat.read(path, as_version=4)
     where = {"metadata": {"path": str(path.parent)}}
-    client = NotebookClient(notebook, timeout=seconds, kernel_name="python3", resources=where)
+    client = NotebookClient(
+        notebook,
+        timeout=seconds,
+        kernel_name="python3",
+        resources=where,
+        extra_arguments=["--log-level=ERROR"],  # else each kernel warns of its local connection
+    )
     start, error = time.perf_counter(), ""
     try:
         client.execute()
