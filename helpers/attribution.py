@@ -56,10 +56,13 @@ def attribute_logit_diff(
     layers = range(model.cfg.n_layers)
     outputs = [f"blocks.{layer}.hook_mlp_out" for layer in layers]
     inner = [f"blocks.{layer}.attn.hook_z" for layer in layers]
-    read = _reader(model, cache, answer, distractor, [*outputs, *inner])
+    embeddings = ["hook_embed", "hook_pos_embed"]
+    # Rotary models have no position embedding, attention-only models no MLP: their part is 0.
+    there = [name for name in [*inner, *outputs, *embeddings] if name in model.hook_dict]
+    read = _reader(model, cache, answer, distractor, there)
 
     def written(name: str) -> Tensor:
-        return read(cache[name][:, -1]) if name in cache else torch.zeros(())
+        return read(cache[name][:, -1]) if name in there else model.W_U.new_zeros(())
 
     z = torch.stack([cache[name][:, -1] for name in inner])  # (layer, batch, head, d_head)
     by_head = torch.einsum("lbhe,lhed->lhbd", z, model.W_O)  # (layer, head, batch, d_model)
@@ -102,10 +105,12 @@ def _reader(model, cache, answer: Tensor, distractor: Tensor, needed: list[str])
     direction W_U[:, answer] - W_U[:, distractor], then the mean over the batch.
     """
     scale_name = "ln_final.hook_scale"
-    expect_cached("cache", cache, [scale_name, *needed])
+    normalises = model.cfg.normalization_type is not None
+    expect_cached("cache", cache, [scale_name, *needed] if normalises else needed)
     if getattr(model.cfg, "output_logits_soft_cap", -1) not in (None, -1, -1.0, 0, 0.0):
         raise ValueError("this model caps its logits (soft cap), so they are no sum of components")
-    scale = cache[scale_name][:, -1]  # (batch, 1)
+    some = cache[scale_name if normalises else needed[0]]
+    scale = cache[scale_name][:, -1] if normalises else some.new_ones(len(some), 1)  # (batch, 1)
     for name, ids in (("answer", answer), ("distractor", distractor)):
         expect_axes(name, ids, "batch", batch=len(scale))
         expect_tokens(name, ids, model.cfg.d_vocab)
@@ -119,7 +124,7 @@ def _reader(model, cache, answer: Tensor, distractor: Tensor, needed: list[str])
             )
         expect_finite(f"cache[{name!r}]", cache[name])
     direction = (model.W_U[:, answer] - model.W_U[:, distractor]).T  # (batch, d_model)
-    centred = "RMS" not in str(model.cfg.normalization_type)
+    centred = normalises and "RMS" not in model.cfg.normalization_type  # LayerNorm
 
     def read(written: Tensor) -> Tensor:
         if centred:

@@ -63,7 +63,7 @@ def patch_residual(
     Source: causal tracing of Meng et al. 2022 (arXiv 2202.05262); Wang et al. 2022
     (arXiv 2211.00593).
     """
-    layers, positions = model.cfg.n_layers, corrupted_tokens.shape[-1]
+    layers, positions = model.cfg.n_layers, _length(corrupted_tokens)
     cells = [Cell(layer, RESIDUAL, (p,)) for layer in range(layers) for p in range(positions)]
     return sweep(model, corrupted_tokens, clean_cache, metric, cells).view(layers, positions)
 
@@ -79,7 +79,7 @@ def patch_blocks(
     The first grid is `patch_residual`; the other two say which *part* of the block wrote what the
     residual stream then carries. Arguments, unit, errors and source as there.
     """
-    layers, positions = model.cfg.n_layers, corrupted_tokens.shape[-1]
+    layers, positions = model.cfg.n_layers, _length(corrupted_tokens)
     cells = [
         Cell(layer, site, (p,))
         for site in (RESIDUAL, ATTENTION, MLP)
@@ -115,7 +115,7 @@ def patch_head_positions(
 
     Arguments, unit, errors and source as `patch_residual`.
     """
-    layers, heads, positions = model.cfg.n_layers, model.cfg.n_heads, corrupted_tokens.shape[-1]
+    layers, heads, positions = model.cfg.n_layers, model.cfg.n_heads, _length(corrupted_tokens)
     cells = [
         Cell(layer, HEADS, (p, h))
         for layer in range(layers)
@@ -224,21 +224,27 @@ def attribution_patch(
     )
 
 
-def _check(model, tokens: Tensor, cache, sites: set[tuple[int, str]]) -> None:
-    """The prompt is one row of this model's tokens, and the cache is of its shape."""
+def _length(tokens: Tensor) -> int:
+    """The number of positions of one prompt, `[1, pos]`."""
     expect_axes("corrupted_tokens", tokens, "batch pos")
-    expect_tokens("corrupted_tokens", tokens, model.cfg.d_vocab)
     if len(tokens) != 1:
         raise ValueError(
             f"corrupted_tokens: expected one prompt, got {len(tokens)}; sweep each prompt in a "
             "loop and average the grids"
         )
+    return tokens.shape[1]
+
+
+def _check(model, tokens: Tensor, cache, sites: set[tuple[int, str]]) -> None:
+    """The prompt is of this model's tokens, and the cache is of its shape."""
+    positions = _length(tokens)
+    expect_tokens("corrupted_tokens", tokens, model.cfg.d_vocab)
     names = [f"blocks.{layer}.{site}" for layer, site in sorted(sites)]
     expect_cached("clean_cache", cache, names)
     width = {RESIDUAL: (model.cfg.d_model,), HEADS: (model.cfg.n_heads, model.cfg.d_head)}
     for name in names:
         site = name.split(".", 2)[2]
-        expected = (1, tokens.shape[1], *width.get(site, width[RESIDUAL]))
+        expected = (1, positions, *width.get(site, width[RESIDUAL]))
         if tuple(cache[name].shape) != expected:
             raise ValueError(
                 f"clean_cache: {name} has shape {tuple(cache[name].shape)}, expected {expected}; "

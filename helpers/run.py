@@ -8,6 +8,7 @@ import argparse
 import os
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -83,6 +84,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("notebooks", nargs="*", type=Path, help="default: all of notebooks/")
     parser.add_argument("--out", type=Path, default=Path("build/notebooks"))
     parser.add_argument("--cell-seconds", type=float, default=CELL_SECONDS)
+    parser.add_argument("--jobs", type=int, default=2, help="notebooks at a time (default 2)")
     options = parser.parse_args(arguments)
     paths = options.notebooks or sorted(Path("notebooks").glob("*.ipynb"))
     missing = [str(path) for path in paths if not path.is_file()]
@@ -97,14 +99,19 @@ def main(arguments: list[str] | None = None) -> int:
         os.environ["TUTORIAL_MODEL"] = str(Path(model).resolve())
 
     options.out.mkdir(parents=True, exist_ok=True)
+    print(f"executing {len(paths)} notebooks, {options.jobs} at a time", flush=True)
     results = []
-    for i, path in enumerate(paths, 1):
-        print(f"[{i}/{len(paths)}] {path.stem} ...", end=" ", flush=True)
-        result = execute(path.resolve(), options.out / path.name, options.cell_seconds)
-        results.append(result)
-        print("FAILED" if result.error else "done", f"in {result.seconds:.1f} s", flush=True)
-        if result.error:
-            print(result.error, file=sys.stderr)
+
+    def one(path: Path) -> Result:
+        return execute(path.resolve(), options.out / path.name, options.cell_seconds)
+
+    with ThreadPoolExecutor(options.jobs) as pool:  # each kernel is a process of its own
+        for i, result in enumerate(pool.map(one, paths), 1):
+            results.append(result)
+            state = "FAILED" if result.error else "done"
+            print(f"[{i}/{len(paths)}] {result.name} {state} in {result.seconds:.1f} s", flush=True)
+            if result.error:
+                print(result.error, file=sys.stderr)
     print("\n" + table(results))
     return int(any(result.error for result in results))
 

@@ -1,0 +1,202 @@
+"""Networks whose weights are set by hand, so that the right answer is known without the helpers."""
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from transformer_lens.config import TransformerBridgeConfig
+from transformer_lens.model_bridge import TransformerBridge
+
+# The induction network
+
+BOS, WORDS, LONGEST = 0, 16, 12  # tokens 1 .. 16 are words; a block has at most 12 of them
+N_TOKENS, N_CTX = WORDS + 1, 2 * LONGEST + 1
+
+PREVIOUS, OWN = (0, 1), (0, 2)  # (layer, head)
+DUPLICATE, INDUCTION = (1, 0), (1, 2)
+
+CERTAIN = 40.0  # a score so much above the others takes all the attention
+LOGIT = 12.0  # of the token that the network predicts; all others have 0
+
+# The residual stream is four one-hot codes side by side.
+TOKEN = slice(0, N_TOKENS)  # the token here
+POSITION = slice(N_TOKENS, N_TOKENS + N_CTX)  # the position
+BEFORE = slice(N_TOKENS + N_CTX, 2 * N_TOKENS + N_CTX)  # the token before, written in layer 0
+NEXT = slice(2 * N_TOKENS + N_CTX, 3 * N_TOKENS + N_CTX)  # the prediction, written in layer 1
+D_MODEL, D_HEAD = 3 * N_TOKENS + N_CTX, N_TOKENS + N_CTX
+
+
+def induction_network() -> TransformerBridge:
+    """Two layers of attention that continue what has been said once, and nothing else.
+
+    Layer 0: head 0.1 attends to the previous position and copies its token into `BEFORE`. Layer 1:
+    head 1.2 looks for positions whose `BEFORE` is the present token, and copies the token there
+    into `NEXT`, which is all that the unembedding reads.
+
+    Decoys, which write nothing: 0.0, 1.1 attend evenly, 0.2 to its own position, 1.0 to the earlier
+    occurrence of the same token.
+    """
+    model = boot(n_layers=2, n_heads=3, d_model=D_MODEL, d_head=D_HEAD, d_vocab=N_TOKENS)
+    q, k, v = (torch.zeros(2, 3, D_MODEL, D_HEAD) for _ in range(3))
+    o = torch.zeros(2, 3, D_HEAD, D_MODEL)
+    certain = CERTAIN * D_HEAD**0.5  # attention divides scores by that root
+    words, places = slice(0, N_TOKENS), slice(N_TOKENS, D_HEAD)  # the two parts of a head
+
+    q[PREVIOUS][POSITION, places] = certain * torch.eye(N_CTX).roll(-1, 1)  # asks for one back
+    q[PREVIOUS][POSITION.start, places] = 0  # position 0 has none before it
+    k[PREVIOUS][POSITION, places] = torch.eye(N_CTX)
+    v[PREVIOUS][TOKEN, words] = torch.eye(N_TOKENS)
+    o[PREVIOUS][words, BEFORE] = torch.eye(N_TOKENS)
+
+    q[OWN][POSITION, places] = certain * torch.eye(N_CTX)
+    k[OWN][POSITION, places] = torch.eye(N_CTX)
+
+    q[DUPLICATE][TOKEN, words] = certain * torch.eye(N_TOKENS)
+    k[DUPLICATE][TOKEN, words] = torch.eye(N_TOKENS)
+    q[DUPLICATE][POSITION, places] = -2 * certain * torch.eye(N_CTX)  # but not to itself
+    k[DUPLICATE][POSITION, places] = torch.eye(N_CTX)
+
+    q[INDUCTION][TOKEN, words] = certain * torch.eye(N_TOKENS)
+    k[INDUCTION][BEFORE, words] = torch.eye(N_TOKENS)
+    v[INDUCTION][TOKEN, words] = torch.eye(N_TOKENS)
+    o[INDUCTION][words, NEXT] = torch.eye(N_TOKENS)
+
+    put(model, "tok_embed.weight", one_hot(N_TOKENS, TOKEN))
+    put(model, "pos.weight", one_hot(N_CTX, POSITION))
+    put(model, "head.weight", LOGIT * one_hot(N_TOKENS, NEXT))
+    for layer in range(2):
+        put_attention(model, layer, q[layer], k[layer], v[layer], o[layer])
+    return model
+
+
+def blocks_twice(n: int, batch: int, seed: int = 0) -> Int[Tensor, "batch 2n+1"]:
+    """BOS and a block of n different words, twice."""
+    generator = torch.Generator().manual_seed(seed)
+    rows = [1 + torch.randperm(WORDS, generator=generator)[:n] for _ in range(batch)]
+    return torch.stack([torch.cat([torch.tensor([BOS]), row, row]) for row in rows])
+
+
+# A network that is linear, and one whose parts are known numbers
+
+
+def linear_network() -> TransformerBridge:
+    """Random weights without norm or MLP, and attention that is even whatever the input.
+
+    Nothing in it is not linear, so a first-order estimate is exact.
+    """
+    model = boot(n_layers=2, n_heads=2, d_model=8, d_head=4, d_vocab=10, dtype=torch.float64)
+    generator = torch.Generator().manual_seed(0)
+    for name, parameter in model.named_parameters():
+        if plain_name(name).split(".")[-2] in ("q", "k"):
+            parameter.zero_()
+        else:
+            torch.nn.init.normal_(parameter, generator=generator)
+    return model
+
+
+def constant_network(norm: str) -> TransformerBridge:
+    """One layer whose every part writes the same numbers at the last position of any input.
+
+    The stream has ten coordinates, taken in pairs. A part writes +a and -a into a pair: the token
+    a = 1, position 1, heads 2 and 3, attention bias 4, MLP neurons 0.5 * 5 and 2 * 6 (the third is
+    shut). The token adds 1 everywhere too, which a norm that centres does not see. Token 1 is read
+    from the first of each pair, twice, and token 2 from the second; so the difference of their
+    logits is 3 a / scale, and 10 ones make another 5 / scale.
+    """
+    model = boot(
+        n_layers=1,
+        n_heads=2,
+        d_model=10,
+        d_head=1,
+        d_vocab=3,
+        d_mlp=3,
+        normalization_type=norm,
+        attn_only=False,
+        dtype=torch.float64,
+    )
+    for parameter in model.parameters():
+        parameter.zero_()
+    first = torch.tensor([1.0, 0.0] * 5)  # the first of each pair
+    put(model, "tok_embed.weight", (1 + in_pair(0, 1)).expand(3, -1))
+    put(model, "pos.weight", in_pair(1, 1).expand(N_CTX, -1))
+    put(model, "layers.0.attn.v.bias", torch.ones(2))
+    put(model, "layers.0.attn.o.weight", torch.stack([in_pair(2, 2), in_pair(3, 3)], 1))
+    put(model, "layers.0.attn.o.bias", in_pair(1, 4))
+    put(model, "layers.0.mlp.fc_in.bias", torch.tensor([0.5, 2.0, -1.0]))
+    put(model, "layers.0.mlp.fc_out.weight", torch.stack([in_pair(4, a) for a in (5, 6, 7)], 1))
+    put(model, "head.weight", torch.stack([torch.zeros(10), 2 * first, 1 - first]))
+    return model
+
+
+def in_pair(i: int, a: float) -> Float[Tensor, "d_model"]:
+    """+a and -a in the i-th pair of coordinates."""
+    stream = torch.zeros(10)
+    stream[2 * i], stream[2 * i + 1] = a, -a
+    return stream
+
+
+# Attention patterns
+
+
+def pattern_to(key_of: list[int]) -> Float[Tensor, "query key"]:
+    """All attention of query i goes to key `key_of[i]`."""
+    return torch.nn.functional.one_hot(torch.tensor(key_of), len(key_of)).float()
+
+
+def motif(name: str, n: int) -> Float[Tensor, "query key"]:
+    """A perfect specimen on BOS and a block of n twice; where it has nothing to do it rests on BOS.
+
+    Written out query by query, with no diagonal taken.
+    """
+    length = 2 * n + 1
+    if name == "uniform":
+        return torch.tril(torch.ones(length, length)) / torch.arange(1, length + 1)[:, None]
+    second = range(n + 1, length)
+    keys = {
+        "induction": [q - n + 1 if q in second else 0 for q in range(length)],
+        "duplicate": [q - n if q in second else 0 for q in range(length)],
+        "previous": [max(q - 1, 0) for q in range(length)],
+        "bos": [0] * length,
+    }
+    return pattern_to(keys[name])
+
+
+# Building
+
+
+def boot(**sizes) -> TransformerBridge:
+    """A network of transformer_lens' own kind, with frozen parameters; no file, no network."""
+    dtype = sizes.pop("dtype", torch.float32)
+    defaults = {"n_ctx": N_CTX, "attn_only": True, "normalization_type": None, "act_fn": "relu"}
+    config = TransformerBridgeConfig(
+        **{**defaults, **sizes}, positional_embedding_type="standard", seed=0
+    )
+    model = TransformerBridge.boot_native(config, dtype=dtype)
+    return model.requires_grad_(False).eval()
+
+
+def plain_name(name: str) -> str:
+    return name.replace("._original_component", "")
+
+
+def put(model: TransformerBridge, name: str, value: Tensor) -> None:
+    """Set the one parameter of that name, whose shape must be that of `value`."""
+    (parameter,) = [p for known, p in model.named_parameters() if plain_name(known) == name]
+    assert parameter.shape == value.shape, f"{name}: {parameter.shape}, not {value.shape}"
+    parameter.copy_(value)
+
+
+def put_attention(model, layer: int, q: Tensor, k: Tensor, v: Tensor, o: Tensor) -> None:
+    """Set a layer's matrices, given a head at a time: `[head, d_model, d_head]`, o transposed."""
+    for name, matrix in (("q", q), ("k", k), ("v", v)):
+        rows = matrix.transpose(1, 2).flatten(0, 1)  # (head d_head, d_model)
+        put(model, f"layers.{layer}.attn.{name}.weight", rows)
+        put(model, f"layers.{layer}.attn.{name}.bias", torch.zeros(len(rows)))
+    put(model, f"layers.{layer}.attn.o.weight", o.flatten(0, 1).T)  # (d_model, head d_head)
+    put(model, f"layers.{layer}.attn.o.bias", torch.zeros(D_MODEL))
+
+
+def one_hot(rows: int, where: slice) -> Float[Tensor, "rows d_model"]:
+    """Row i has its one at the i-th coordinate of the part `where` of the residual stream."""
+    table = torch.zeros(rows, D_MODEL)
+    table[:, where] = torch.eye(rows)
+    return table
