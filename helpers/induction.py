@@ -14,7 +14,7 @@ from torch import Tensor
 from helpers.inputs import expect_axes, expect_finite
 
 
-def repeated_tokens(model, n: int, batch: int, seed: int) -> Int[Tensor, "batch 2n+1"]:
+def repeated_tokens(model, n: int, batch: int, seed: int) -> Int[Tensor, "{batch} 2*{n}+1"]:
     """BOS, then n random tokens twice: the text on which only looking back can help.
 
     Args:

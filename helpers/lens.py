@@ -8,7 +8,7 @@ from helpers.inputs import expect_cached, expect_finite
 
 
 @torch.no_grad()
-def logit_lens(model, cache) -> Float[Tensor, "n_layers+1 batch pos d_vocab"]:
+def logit_lens(model, cache) -> Float[Tensor, "{model.cfg.n_layers}+1 batch pos d_vocab"]:
     """Decode the residual stream before every block, and after the last, with the model's own head.
 
     Row l is final LayerNorm and unembedding, with its bias, applied to `resid_pre` of layer l; the

@@ -146,7 +146,9 @@ def sweep(
         order = sorted(range(len(chunk)), key=lambda i: chunk[i].layer)  # the order rows are added
         logits = _grown_logits(model, corrupted_tokens, clean_cache, [chunk[i] for i in order])
         rows = _measured(metric, logits)
-        values.append(torch.empty_like(rows).index_copy(0, torch.tensor(order), rows))
+        values.append(
+            torch.empty_like(rows).index_copy(0, torch.tensor(order, device=rows.device), rows)
+        )
     return torch.cat(values)
 
 
@@ -215,7 +217,7 @@ def attribution_patch(
 
     with torch.enable_grad():
         logits = model.run_with_hooks(corrupted_tokens, fwd_hooks=[(name, keep) for name in names])
-        gradients = torch.autograd.grad(metric(logits).sum(), streams)
+        gradients = torch.autograd.grad(_measured(metric, logits).sum(), streams)
     return torch.stack(
         [
             ((clean_cache[name][0] - stream.detach()[0]) * gradient[0]).sum(-1)

@@ -88,7 +88,7 @@ def _shown(model, ids: Int[Tensor, "1 pos"]) -> str:
 
 
 # Same answer position, same length and the same subject span under the embedded tokenizer and under
-# GPT-2's (tests/test_prompts.py); the first pair is the lesson's own.
+# GPT-2's (tests/test_tutorial_model.py); the first pair is the lesson's own.
 CITY_PAIRS = tuple(
     PromptPair(f"The {one} is in the city of", f"The {other} is in the city of", a, b)
     for one, a, other, b in [
