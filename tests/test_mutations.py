@@ -178,7 +178,7 @@ BUGS = {
     ),
     "cells left in the order of their layers": Bug(
         "patching",
-        "torch.empty_like(rows).index_copy(0, torch.tensor(order), rows)",
+        "torch.empty_like(rows).index_copy(0, place, rows)",
         "rows",
         test_patching.test_cells_come_back_in_the_order_asked_for,
     ),

@@ -76,8 +76,8 @@ def test_skeleton_headings_in_order(notebook):
     assert places == sorted(places)
 
 
-@pytest.mark.parametrize(("path", "number"), zip(PATHS, range(1, 7), strict=True), ids=NAMES)
-def test_title_is_numbered(path, number):
+@pytest.mark.parametrize(("number", "path"), list(enumerate(PATHS, 1)), ids=NAMES)
+def test_title_is_numbered(number, path):
     first = nbformat.read(path, as_version=4).cells[0].source
     assert re.search(rf"^# {number}\. \w", first, re.M)
     assert f"notebooks/{path.name})" in first  # the Colab link opens this very notebook
