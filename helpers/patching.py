@@ -146,9 +146,8 @@ def sweep(
         order = sorted(range(len(chunk)), key=lambda i: chunk[i].layer)  # the order rows are added
         logits = _grown_logits(model, corrupted_tokens, clean_cache, [chunk[i] for i in order])
         rows = _measured(metric, logits)
-        values.append(
-            torch.empty_like(rows).index_copy(0, torch.tensor(order, device=rows.device), rows)
-        )
+        place = torch.tensor(order, device=rows.device)
+        values.append(torch.empty_like(rows).index_copy(0, place, rows))
     return torch.cat(values)
 
 
