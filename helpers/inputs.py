@@ -33,7 +33,9 @@ def expect_axes(name: str, value: Tensor, axes: str, **sizes: int) -> None:
 
 
 def expect_finite(name: str, value: Tensor) -> None:
-    """No NaN and no infinity in `value`, else ValueError."""
+    """No NaN and no infinity in `value`, else ValueError; TypeError where it is no tensor."""
+    if not isinstance(value, Tensor):
+        raise TypeError(f"{name}: expected a tensor, got {type(value).__name__}")
     bad = int((~torch.isfinite(value)).sum())
     if bad:
         raise ValueError(

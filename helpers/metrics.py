@@ -109,17 +109,18 @@ def kl_divergence(
     How surprised one is, on average over P, to be told Q: sum of P (log P - log Q).
 
     Raises:
+        TypeError: one of them is not a tensor.
         ValueError: the two differ in shape, or hold NaN or infinity.
 
     Source: Kullback & Leibler 1951.
     """
+    expect_finite("logits", logits)
+    expect_finite("other", other)
     if logits.shape != other.shape:
         raise ValueError(
             f"logits {tuple(logits.shape)} and other {tuple(other.shape)} differ in shape; "
             "nothing is broadcast here"
         )
-    expect_finite("logits", logits)
-    expect_finite("other", other)
     log_p, log_q = logits.log_softmax(-1), other.log_softmax(-1)
     return (log_p.exp() * (log_p - log_q)).sum(-1)
 
@@ -128,6 +129,7 @@ def entropy(logits: Float[Tensor, "*axes d_vocab"]) -> Float[Tensor, "*axes"]:
     """Entropy of the next-token distribution in nats: 0 is certain, log(d_vocab) knows nothing.
 
     Raises:
+        TypeError: not a tensor.
         ValueError: NaN or infinite logits.
 
     Source: Shannon 1948.

@@ -43,6 +43,10 @@ def heatmap(
     z = _array(values)
     if z.shape != (len(y), len(x)):
         raise ValueError(f"values {z.shape} do not fit {len(y)} row and {len(x)} column labels")
+    if text is not None and np.shape(text) != z.shape:
+        raise ValueError(f"text {np.shape(text)} does not fit values {z.shape}")
+    if np.isnan(z).all():
+        raise ValueError("values: every cell is NaN, so there is nothing to draw")
     top = limit if limit is not None else float(np.nanmax(np.abs(z))) or 1.0
     trace = go.Heatmap(
         z=z.tolist(),
@@ -127,6 +131,9 @@ def scatter(
     x, y = _array(x), _array(y)
     if x.ndim != 1 or x.shape != y.shape:
         raise ValueError(f"x {x.shape} and y {y.shape} should be two lists of one length")
+    for name, labels in (("groups", groups), ("hover", hover)):
+        if labels is not None and len(labels) != len(x):
+            raise ValueError(f"{name}: {len(labels)} labels do not fit {len(x)} points")
     groups = list(groups) if groups is not None else [""] * len(x)
     figure = go.Figure()
     for i, group in enumerate(dict.fromkeys(groups)):

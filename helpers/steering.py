@@ -41,6 +41,8 @@ def steering_vector(
     name = f"blocks.{layer}.hook_resid_post"
 
     def mean(side: str, prompts: str | Sequence[str]) -> Tensor:
+        if not isinstance(prompts, Sequence):  # a string is one, too
+            raise TypeError(f"{side}: expected a prompt or a list, got {type(prompts).__name__}")
         prompts = [prompts] if isinstance(prompts, str) else list(prompts)
         if not prompts:
             raise ValueError(f"{side}: expected at least one prompt, got none")

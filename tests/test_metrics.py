@@ -201,6 +201,10 @@ def test_divergence_and_entropy_name_what_is_wrong(plain):
         plain.metrics.kl_divergence(LOGITS, LOGITS / 0)
     with pytest.raises(ValueError, match="logits: 24 of 24 entries are NaN"):
         plain.metrics.entropy(LOGITS / 0)
+    with pytest.raises(TypeError, match="logits: expected a tensor, got list"):
+        plain.metrics.kl_divergence([1.0], [2.0])
+    with pytest.raises(TypeError, match="logits: expected a tensor, got ndarray"):
+        plain.metrics.entropy(LOGITS.numpy())
 
 
 def test_shapes_are_checked_at_run_time_in_these_tests():

@@ -158,6 +158,10 @@ def test_arrays_of_any_kind_are_taken(values):
     [
         (lambda: a_heatmap(np.ones((2, 3))), r"values \(2, 3\) do not fit 2 row and 4 column"),
         (lambda: a_heatmap(np.ones(4)), r"values \(4,\) do not fit"),
+        (lambda: a_heatmap(text=[["a"]]), r"text \(1, 1\) does not fit values \(2, 4\)"),
+        (lambda: a_heatmap(np.full((2, 4), np.nan)), "every cell is NaN"),
+        (lambda: plots.scatter([1, 2], [1, 2], groups=["a"], **SAYS), "groups: 1 labels do not"),
+        (lambda: plots.scatter([1, 2], [1, 2], hover="abc", **SAYS), "hover: 3 labels do not fit"),
         (lambda: plots.lines({"a": [[1, 2]]}, **SAYS), r"a: shape \(1, 2\) does not fit one line"),
         (lambda: plots.lines({"b": [1, 2]}, x=[1], **SAYS), r"b: shape \(2,\) does not fit"),
         (lambda: plots.bars([1, 2], WORDS, **SAYS), r"values \(2,\) do not fit 4 labels"),

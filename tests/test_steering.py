@@ -203,6 +203,7 @@ def test_a_bad_layer_is_named(plain, random_model, vector, layer, error, words):
         (["I love it", " \n"], ValueError, "expected some text, got"),
         (["I love it", 3], TypeError, "expected strings, got int"),
         ([None], TypeError, "expected strings, got NoneType"),
+        (None, TypeError, "expected a prompt or a list, got NoneType"),
     ],
 )
 def test_bad_prompts_are_named(plain, random_model, prompts, error, words):
