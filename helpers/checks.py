@@ -1,11 +1,20 @@
-"""Claims: what a notebook says of a model, checked on the model at hand."""
+"""Claims and exercises: what is said of a model, and what a learner wrote, checked on the spot."""
 
+from collections.abc import Callable
+from functools import wraps
 from html import escape
 
 from IPython.display import display
 
 PASSED, SKIPPED = "checked", "skipped"
-_LOOK = {PASSED: ("✔ Checked", "#1a9850"), SKIPPED: ("○ Not checked on this model", "#9e9e9e")}
+UNSOLVED, SOLVED, WRONG = "unsolved", "solved", "wrong"
+_LOOK = {
+    PASSED: ("✔ Checked", "#1a9850"),
+    SKIPPED: ("○ Not checked on this model", "#9e9e9e"),
+    UNSOLVED: ("○ Not solved yet", "#9e9e9e"),
+    SOLVED: ("✔ Solved", "#1a9850"),
+    WRONG: ("✘ Not yet", "#b35806"),
+}
 
 
 class _Verdict:
@@ -62,6 +71,104 @@ def claim(
     if not _one_bool(holds):
         raise AssertionError(f"This claim is false here: {text}")
     display(_Verdict(text, PASSED), metadata={"claim": PASSED})
+
+
+class Wrong(Exception):
+    """An attempt fails a property; the text says which, and the likely mistake."""
+
+
+class Unsolved(Exception):
+    """The stub is untouched: it is `...`, or a call of it gives `...`."""
+
+
+_tally: dict[str, str] = {}  # exercise: its latest status; lives as long as the notebook's kernel
+
+
+def exercise(number: str, title: str) -> Callable:
+    """Make a graded exercise of a function that raises `Wrong` where an attempt fails a property.
+
+    The graded function takes the learner's attempt first. It shows "not solved yet" for an
+    untouched stub, which is `...` or a function that returns `...`; the failed property for a wrong
+    attempt; the error for an attempt that stops. It never stops the run and returns nothing. The
+    latest status is kept for `progress`.
+
+    Args:
+        number: notebook and place, "4.2".
+        title: what is to be done, as the notebook's heading says it.
+    """
+
+    def decorate(properties: Callable[..., None]) -> Callable[..., None]:
+        @wraps(properties)
+        def check(attempt, *given) -> None:
+            name, status, reason = f"Exercise {number} ({title})", SOLVED, ""
+            try:
+                if attempt is ...:
+                    raise Unsolved
+                properties(attempt, *given)
+            except Unsolved:
+                status = UNSOLVED
+            except Wrong as wrong:
+                status, reason = WRONG, str(wrong)
+            except Exception as error:  # whatever the learner's code raises is shown, not hidden
+                status, reason = WRONG, f"your code stopped with {type(error).__name__}: {error}"
+            _tally[number] = status
+            text = f"{name}: {reason}" if reason else name
+            display(_Verdict(text, status), metadata={"exercise": status})
+
+        check.number, check.title = number, title
+        return check
+
+    return decorate
+
+
+def answer(attempt: Callable, *arguments, like=None):
+    """What the learner's function gives for `arguments`, which it gets as copies.
+
+    Args:
+        like: a tensor or number; the answer must have its shape.
+
+    Raises:
+        Unsolved: it gives `...`.
+        Wrong: it is no function, gives nothing, another shape, or NaN.
+    """
+    if not callable(attempt):
+        raise Wrong(
+            f"expected a function, got {type(attempt).__name__}; pass the function itself, uncalled"
+        )
+    copies = [a.clone() if hasattr(a, "clone") else a for a in arguments]
+    given = attempt(*copies)
+    if given is ...:
+        raise Unsolved
+    return value(given, like=like)
+
+
+def value(given, *, like=None):
+    """`given`, checked to be something of the shape of `like` without NaN; else `Wrong`."""
+    if given is None:
+        raise Wrong("your code gives None; does it end in `return`?")
+    if like is not None:
+        shape, wanted = (tuple(getattr(v, "shape", ())) for v in (given, like))
+        if shape != wanted:
+            raise Wrong(
+                f"expected shape {wanted}, got {shape}; over which axis do you sum or index?"
+            )
+        if bool((given != given).any() if shape else given != given):
+            raise Wrong("there is a NaN in it; do you divide by 0, or take the log of 0?")
+    return given
+
+
+def expect(holds: bool, reason: str) -> None:
+    """Raise `Wrong` with this reason (the property, and the likely mistake) unless it holds."""
+    if not _one_bool(holds):
+        raise Wrong(reason)
+
+
+def progress() -> None:
+    """Print how the exercises checked in this notebook stand; nothing is sent anywhere."""
+    solved = sum(status == SOLVED for status in _tally.values())
+    print(f"{solved} of {len(_tally)} exercises solved")
+    for number in sorted(_tally):
+        print(f"  {number}  {_LOOK[_tally[number]][0]}")
 
 
 def _one_bool(value: object) -> bool:
