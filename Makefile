@@ -20,7 +20,7 @@ check: .venv/installed
 	$(PY) -m pytest
 
 train: .venv/installed
-	$(PY) -m training.train
+	OMP_WAIT_POLICY=PASSIVE $(PY) -m training.train  # threads that wait give the core away
 	$(PY) -m training.evaluate
 
 # Reinstalls only where the pins or the package itself have changed since.
