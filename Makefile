@@ -3,7 +3,7 @@ PYTHON ?= python3
 PY := .venv/bin/python
 export TUTORIAL_MODEL
 
-.PHONY: run test lab check train
+.PHONY: run test lab check train preflight bundle
 .DELETE_ON_ERROR:
 
 run: .venv/installed
@@ -22,6 +22,14 @@ check: .venv/installed
 train: .venv/installed
 	OMP_WAIT_POLICY=PASSIVE $(PY) -m training.train  # threads that wait give the core away
 	$(PY) -m training.evaluate
+
+preflight: .venv/installed
+	$(PY) -m helpers.preflight
+
+# The project and every wheel it needs, for machines without a network: teaching/offline.md.
+bundle: .venv/installed
+	rm -rf build/bundle && mkdir -p build/bundle && git archive HEAD | tar -x -C build/bundle
+	$(PY) -m pip wheel --quiet --wheel-dir build/bundle/wheels -r requirements.txt "setuptools>=77"
 
 # Reinstalls only where the pins or the package itself have changed since.
 .venv/installed: requirements.txt pyproject.toml
