@@ -3,7 +3,7 @@ PYTHON ?= python3
 PY := .venv/bin/python
 export TUTORIAL_MODEL
 
-.PHONY: run test lab check train preflight bundle
+.PHONY: run test lab check train preflight bundle links
 .DELETE_ON_ERROR:
 
 run: .venv/installed
@@ -30,6 +30,9 @@ preflight: .venv/installed
 bundle: .venv/installed
 	rm -rf build/bundle && mkdir -p build/bundle && git archive HEAD | tar -x -C build/bundle
 	$(PY) -m pip wheel --quiet --wheel-dir build/bundle/wheels -r requirements.txt "setuptools>=77"
+
+links: .venv/installed
+	$(PY) -m tools.links $(REPO)
 
 # Reinstalls only where the pins or the package itself have changed since.
 .venv/installed: requirements.txt pyproject.toml

@@ -1,0 +1,58 @@
+"""Owner, name and version stand in pyproject.toml; everything that repeats them agrees."""
+
+import re
+import shutil
+
+import pytest
+
+from tools import links
+
+REPO, TAG = links.repository()
+
+
+@pytest.mark.parametrize("path", links.files(), ids=lambda p: p.stem)
+def test_every_link_says_what_pyproject_says(path):
+    text = path.read_text("utf-8")
+    assert REPO in text and TAG.removeprefix("v") in text
+    assert links.rewritten(text, REPO, TAG) == text
+    found = re.findall(r"github(?:\.com)?/([\w.-]+/transformerlens-tutorials)\b", text)
+    assert set(found) == {REPO}
+
+
+@pytest.fixture
+def copy(tmp_path):
+    shutil.copytree(links.ROOT / "notebooks", tmp_path / "notebooks")
+    for name in ("pyproject.toml", "CITATION.cff"):
+        shutil.copy(links.ROOT / name, tmp_path)
+    return tmp_path
+
+
+def test_a_move_reaches_every_link(copy):
+    assert links.main(["some-one/else.where"], copy) == 0
+    assert links.repository(copy) == ("some-one/else.where", TAG)
+    for path in links.files(copy):
+        text, before = (
+            path.read_text("utf-8"),
+            (links.ROOT / path.relative_to(copy)).read_text("utf-8"),
+        )
+        assert REPO not in text
+        assert text.count("some-one/else.where") == before.count(REPO) > 0
+    assert links.main([REPO], copy) == 0  # and back again: nothing else was touched
+    for path in links.files(copy):
+        assert path.read_bytes() == (links.ROOT / path.relative_to(copy)).read_bytes()
+
+
+def test_a_new_version_reaches_every_link(copy):
+    path = copy / "pyproject.toml"
+    path.write_text(re.sub(r'(?m)^version = ".*"', 'version = "9.8.7"', path.read_text("utf-8")))
+    assert links.main([], copy) == 0
+    for path in links.files(copy):
+        text = path.read_text("utf-8")
+        assert "9.8.7" in text and TAG not in text
+
+
+@pytest.mark.parametrize("bad", ["owner", "owner/name/more", "owner/na me", "https://x/owner/name"])
+def test_what_is_no_repository_is_refused(copy, bad, capsys):
+    assert links.main([bad], copy) == 2
+    assert "is not owner/name" in capsys.readouterr().err
+    assert links.repository(copy) == (REPO, TAG)

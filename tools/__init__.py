@@ -1,0 +1,1 @@
+"""What maintainers run; readers of the notebooks need none of it."""
