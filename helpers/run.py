@@ -85,6 +85,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, default=Path("build/notebooks"))
     parser.add_argument("--cell-seconds", type=float, default=CELL_SECONDS)
     parser.add_argument("--jobs", type=int, default=2, help="notebooks at a time (default 2)")
+    parser.add_argument("--no-skips", action="store_true", help="fail where a claim is skipped")
     options = parser.parse_args(arguments)
     paths = options.notebooks or sorted(Path("notebooks").glob("*.ipynb"))
     missing = [str(path) for path in paths if not path.is_file()]
@@ -113,7 +114,10 @@ def main(arguments: list[str] | None = None) -> int:
             if result.error:
                 print(result.error, file=sys.stderr)
     print("\n" + table(results))
-    return int(any(result.error for result in results))
+    skipped = sum(result.skipped for result in results)
+    if options.no_skips and skipped:
+        print(f"{skipped} claims were not checked on this model (--no-skips)", file=sys.stderr)
+    return int(any(result.error for result in results) or (options.no_skips and skipped > 0))
 
 
 if __name__ == "__main__":

@@ -66,3 +66,14 @@ def test_the_wrong_folder_is_told(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert main([]) == 2
     assert "run from the project's root" in capsys.readouterr().err
+
+
+def test_a_skipped_claim_fails_the_run_where_that_is_asked(run):
+    code = """
+from types import SimpleNamespace
+from helpers.checks import claim
+claim("c", False, only_for="x", model=SimpleNamespace(cfg=SimpleNamespace(model_name="y")))
+"""
+    assert run(code)[0] == 0
+    status, _, err, _ = run(code, options=["--no-skips"])
+    assert status == 1 and "1 claims were not checked" in err
