@@ -9,6 +9,7 @@ import os
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -60,8 +61,13 @@ def execute(path: Path, out: Path, seconds: float = CELL_SECONDS) -> Result:
         error = "the kernel died; is there enough memory?"
     took = time.perf_counter() - start
     unfinished = out.with_suffix(f".{os.getpid()}.tmp")  # renamed when whole, never half-written
-    nbformat.write(notebook, unfinished)
-    unfinished.replace(out)
+    try:
+        nbformat.write(notebook, unfinished)
+        unfinished.replace(out)
+    except OSError as failure:
+        with suppress(OSError):
+            unfinished.unlink()
+        error = f"{error}\n{out} could not be written: {failure.strerror}".strip()
     counts = (count_claims(notebook, status) for status in (PASSED, SKIPPED))
     return Result(path.stem, *counts, took, error)
 
@@ -99,7 +105,11 @@ def main(arguments: list[str] | None = None) -> int:
     if model not in reserved and Path(model).is_dir():
         os.environ["TUTORIAL_MODEL"] = str(Path(model).resolve())
 
-    options.out.mkdir(parents=True, exist_ok=True)
+    try:
+        options.out.mkdir(parents=True, exist_ok=True)
+    except OSError as failure:
+        print(f"--out {options.out} cannot be made: {failure.strerror}", file=sys.stderr)
+        return 2
     print(f"executing {len(paths)} notebooks, {options.jobs} at a time", flush=True)
     results = []
 
