@@ -226,5 +226,5 @@ def _finished(
         plot_bgcolor="white",
     )
     figure.update_xaxes(title=xlabel, automargin=True)
-    figure.update_yaxes(title=ylabel, automargin=True)
+    figure.update_yaxes(title={"text": ylabel, "standoff": 12}, automargin=True)
     return figure
