@@ -3,7 +3,7 @@ PYTHON ?= python3
 PY := .venv/bin/python
 export TUTORIAL_MODEL
 
-.PHONY: run test lab check train preflight bundle links
+.PHONY: run test lab check train preflight bundle links site
 .DELETE_ON_ERROR:
 
 run: .venv/installed
@@ -30,6 +30,11 @@ preflight: .venv/installed
 bundle: .venv/installed
 	rm -rf build/bundle && mkdir -p build/bundle && git archive HEAD | tar -x -C build/bundle
 	$(PY) -m pip wheel --quiet --wheel-dir build/bundle/wheels -r requirements.txt "setuptools>=77"
+
+# The tools for the site are installed here, since readers need none of them.
+site: .venv/installed
+	$(PY) -m pip install --quiet -r site/requirements.txt
+	$(PY) -m tools.site
 
 links: .venv/installed
 	$(PY) -m tools.links $(REPO)
