@@ -3,7 +3,7 @@ PYTHON ?= python3
 PY := .venv/bin/python
 export TUTORIAL_MODEL
 
-.PHONY: run test lab check train preflight bundle links site
+.PHONY: run test lab check train preflight bundle links site lock
 .DELETE_ON_ERROR:
 
 run: .venv/installed
@@ -38,6 +38,11 @@ site: .venv/installed
 
 links: .venv/installed
 	$(PY) -m tools.links $(REPO)
+
+# The whole tested set with hashes, for CI; uv resolves for all systems and Pythons at once.
+lock:
+	grep -v "^-e" requirements.txt | uv pip compile --quiet --universal --python-version 3.11 \
+	  --generate-hashes --no-header --no-annotate -o requirements.lock -
 
 # Reinstalls only where the pins or the package itself have changed since.
 .venv/installed: requirements.txt pyproject.toml

@@ -59,3 +59,14 @@ def test_no_path_of_a_machine_is_tracked():
         if path.suffix != ".safetensors" and path.exists():
             found = re.search(r"[\"' (=](/(home|root|work|Users|tmp)/\w+)", path.read_text("utf-8"))
             assert not found, f"{name}: {found[1]}"
+
+
+def test_the_lock_holds_the_pins_and_a_hash_for_everything():
+    text = (ROOT / "requirements.lock").read_text().replace("\\\n", "")
+    locked = {}
+    for line in text.splitlines():
+        name, version = re.match(r"([\w.-]+)==(\S+)", line).groups()
+        assert re.search(r" --hash=sha256:[0-9a-f]{64}$", line), name
+        locked[name.lower().replace("_", "-")] = version
+    pins = dict(line.split("==") for line in REQUIREMENTS if line != "-e .")
+    assert {name: locked[name.lower().replace("_", "-")] for name in pins} == pins
