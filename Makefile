@@ -3,7 +3,7 @@ PYTHON ?= python3
 PY := .venv/bin/python
 export TUTORIAL_MODEL
 
-.PHONY: run test lab check train preflight bundle links site lock
+.PHONY: run test lab check bench train preflight bundle links site lock
 .DELETE_ON_ERROR:
 
 run: .venv/installed
@@ -18,6 +18,10 @@ lab: .venv/installed
 check: .venv/installed
 	$(PY) -m ruff check && $(PY) -m ruff format --check
 	$(PY) -m pytest
+
+# Takes half an hour; the peers are installed into build/ the first time.
+bench: .venv/installed
+	$(PY) -m benchmarks.sweeps
 
 train: .venv/installed
 	OMP_WAIT_POLICY=PASSIVE $(PY) -m training.train  # threads that wait give the core away

@@ -34,6 +34,16 @@ def logit_diff(
     return (last.gather(1, answer[:, None]) - last.gather(1, distractor[:, None]))[:, 0]
 
 
+def reads_last(metric):
+    """Mark a metric that reads the last position only, `logits[:, -1]`; a decorator.
+
+    A sweep of `helpers.patching` then computes no other logits and hands over `[rows, 1, d_vocab]`.
+    It makes sure first, with a row that is NaN at all other positions.
+    """
+    metric.reads_last = True
+    return metric
+
+
 def normalise(value: Tensor, clean: Tensor | float, corrupted: Tensor | float) -> Tensor:
     """Put a metric on the scale where 0 is the corrupted run and 1 is the clean run.
 

@@ -1,40 +1,28 @@
 """Activation patching: copy one clean activation into the corrupted run and read the metric.
 
-All sweeps share one idea, the *growing batch*. Before the patched layer nothing differs from the
-corrupted run, so a cell of the grid need not be computed there. One forward pass starts with the
-corrupted prompt alone (row 0). At each layer it appends a copy of row 0 for every cell to be
-patched in that layer and overwrites the patched activation in that copy; from there on the copies
-run along as further rows, and the logits of all cells come out together:
-
-    entering layer 0    corrupted | cells of layer 0
-    entering layer 1    corrupted | cells of layer 0 | cells of layer 1
+Every cell of a grid is one patched run, and all runs of a sweep are computed side by side. There
+are two roads to their logits: `helpers.growing` works by hooks on any model, and `helpers.live`
+computes less on the models it knows (GPT-2's architecture). The model decides which is taken.
 
 The order of the arguments is that of `transformer_lens.patching`; the metric is one number a row.
+Mark it with `helpers.metrics.reads_last` where it reads the last position only, as a pair's own
+`logit_diff` is: then no other position is unembedded.
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+from tqdm import tqdm
 
+from helpers.growing import ATTENTION, HEADS, MLP, RESIDUAL, SITES, Cell, grown_logits
 from helpers.inputs import expect_axes, expect_cached, expect_finite, expect_tokens
+from helpers.live import live_logits, supports_live
 
 Metric = Callable[[Float[Tensor, "rows pos d_vocab"]], Float[Tensor, "rows"]]
 
-RESIDUAL, ATTENTION, MLP, HEADS = "hook_resid_pre", "hook_attn_out", "hook_mlp_out", "attn.hook_z"
-CELLS_AT_ONCE = (
-    128  # bounds the memory: a pass carries at most so many rows, plus the corrupted one
-)
-
-
-class Cell(NamedTuple):
-    """One entry of a grid: which part of which activation is replaced."""
-
-    layer: int
-    site: str  # the hook's name within its block
-    index: tuple  # into one row of the activation, [pos, ...]
+MAX_BYTES = 512 * 2**20  # the memory that one pass may take, beside the model and the cache
 
 
 def patch_residual(
@@ -42,6 +30,8 @@ def patch_residual(
     corrupted_tokens: Int[Tensor, "1 pos"],
     clean_cache,
     metric: Metric,
+    *,
+    max_bytes: int = MAX_BYTES,
 ) -> Float[Tensor, "n_layers pos"]:
     """Patch the residual stream entering each block (`resid_pre`), one position at a time.
 
@@ -50,6 +40,8 @@ def patch_residual(
         corrupted_tokens: the run that is patched; one prompt (average over prompts in a loop).
         clean_cache: every activation of the clean run, of the same length.
         metric: from logits `[rows, pos, d_vocab]` to one number a row, in any unit.
+        max_bytes: about how much memory a pass may take; the cells are split into as many passes
+            as that needs, of one cell at least.
 
     Returns:
         The metric after patching layer l, position p, in the metric's unit. Denoising: what
@@ -65,7 +57,9 @@ def patch_residual(
     """
     layers, positions = model.cfg.n_layers, _length(corrupted_tokens)
     cells = [Cell(layer, RESIDUAL, (p,)) for layer in range(layers) for p in range(positions)]
-    return sweep(model, corrupted_tokens, clean_cache, metric, cells).view(layers, positions)
+    return sweep(model, corrupted_tokens, clean_cache, metric, cells, max_bytes).view(
+        layers, positions
+    )
 
 
 def patch_blocks(
@@ -73,6 +67,8 @@ def patch_blocks(
     corrupted_tokens: Int[Tensor, "1 pos"],
     clean_cache,
     metric: Metric,
+    *,
+    max_bytes: int = MAX_BYTES,
 ) -> Float[Tensor, "3 n_layers pos"]:
     """Patch `resid_pre`, the attention's output and the MLP's output, in that order.
 
@@ -86,7 +82,9 @@ def patch_blocks(
         for layer in range(layers)
         for p in range(positions)
     ]
-    return sweep(model, corrupted_tokens, clean_cache, metric, cells).view(3, layers, positions)
+    return sweep(model, corrupted_tokens, clean_cache, metric, cells, max_bytes).view(
+        3, layers, positions
+    )
 
 
 def patch_heads(
@@ -94,6 +92,8 @@ def patch_heads(
     corrupted_tokens: Int[Tensor, "1 pos"],
     clean_cache,
     metric: Metric,
+    *,
+    max_bytes: int = MAX_BYTES,
 ) -> Float[Tensor, "n_layers n_heads"]:
     """Patch the output of each head (`z`) at all positions together.
 
@@ -102,7 +102,7 @@ def patch_heads(
     layers, heads = model.cfg.n_layers, model.cfg.n_heads
     everywhere = slice(None)
     cells = [Cell(layer, HEADS, (everywhere, h)) for layer in range(layers) for h in range(heads)]
-    return sweep(model, corrupted_tokens, clean_cache, metric, cells).view(layers, heads)
+    return sweep(model, corrupted_tokens, clean_cache, metric, cells, max_bytes).view(layers, heads)
 
 
 def patch_head_positions(
@@ -110,6 +110,8 @@ def patch_head_positions(
     corrupted_tokens: Int[Tensor, "1 pos"],
     clean_cache,
     metric: Metric,
+    *,
+    max_bytes: int = MAX_BYTES,
 ) -> Float[Tensor, "n_layers n_heads pos"]:
     """Patch the output of each head (`z`), one position at a time.
 
@@ -122,7 +124,7 @@ def patch_head_positions(
         for h in range(heads)
         for p in range(positions)
     ]
-    grid = sweep(model, corrupted_tokens, clean_cache, metric, cells)
+    grid = sweep(model, corrupted_tokens, clean_cache, metric, cells, max_bytes)
     return grid.view(layers, heads, positions)
 
 
@@ -133,54 +135,32 @@ def sweep(
     clean_cache,
     metric: Metric,
     cells: list[Cell],
+    max_bytes: int = MAX_BYTES,
 ) -> Float[Tensor, "cells"]:
     """The metric after patching each cell by itself, in the order of `cells`.
 
-    The growing batch of this module's docstring, `CELLS_AT_ONCE` cells a pass. Arguments and errors
-    as `patch_residual`.
+    As many cells a pass as `max_bytes` allows. A bar shows how far it is once two seconds have
+    passed. Arguments and errors as `patch_residual`.
     """
     _check(model, corrupted_tokens, clean_cache, {(c.layer, c.site) for c in cells})
+    fast = supports_live(model) and all(cell.site in SITES for cell in cells)
+    last_only = getattr(metric, "reads_last", False)
+    logits_of = live_logits if fast else grown_logits
+    at_once = max(1, max_bytes // _bytes_a_cell(model, corrupted_tokens, fast, last_only))
+    # The order in which a model comes to them; a pass adds its rows in it.
+    place = {site: i for i, site in enumerate(SITES)}
+    order = sorted(range(len(cells)), key=lambda i: (cells[i].layer, place.get(cells[i].site, 0)))
     values = []
-    for start in range(0, len(cells), CELLS_AT_ONCE):
-        chunk = cells[start : start + CELLS_AT_ONCE]
-        order = sorted(range(len(chunk)), key=lambda i: chunk[i].layer)  # the order rows are added
-        logits = _grown_logits(model, corrupted_tokens, clean_cache, [chunk[i] for i in order])
-        rows = _measured(metric, logits)
-        place = torch.tensor(order, device=rows.device)
-        values.append(torch.empty_like(rows).index_copy(0, place, rows))
-    return torch.cat(values)
-
-
-def _grown_logits(model, tokens, clean_cache, cells: list[Cell]) -> Tensor:
-    """Logits `[cells, pos, d_vocab]`; the cells come sorted by layer."""
-    row_of = dict(enumerate(cells, start=1))  # row 0 is the corrupted run
-    hooks, applied = [], []
-
-    for layer in sorted({cell.layer for cell in cells}):
-        rows = {row: cell for row, cell in row_of.items() if cell.layer == layer}
-
-        def grow(stream, hook, rows=rows):
-            return torch.cat([stream, stream[:1].expand(len(rows), *stream.shape[1:])])
-
-        hooks.append((f"blocks.{layer}.{RESIDUAL}", grow))
-        for site in {cell.site for cell in rows.values()}:
-            here = {row: cell for row, cell in rows.items() if cell.site == site}
-
-            name = f"blocks.{layer}.{site}"
-
-            def patch(activation, hook, here=here, clean=clean_cache[name][0]):
-                patched = activation.clone()
-                for row, cell in here.items():
-                    patched[row][cell.index] = clean[cell.index]
-                    applied.append(row)
-                return patched
-
-            hooks.append((name, patch))
-
-    logits = model.run_with_hooks(tokens, fwd_hooks=hooks)
-    if sorted(applied) != list(row_of):
-        raise RuntimeError(f"{len(applied)} of {len(cells)} patches applied; a hook did not run")
-    return logits[1:]
+    with tqdm(total=len(cells), unit="cell", delay=2, leave=False) as bar:
+        for start in range(0, len(cells), at_once):
+            chunk = [cells[i] for i in order[start : start + at_once]]
+            logits = logits_of(model, corrupted_tokens, clean_cache, chunk, last_only)
+            if last_only and not values:
+                _expect_last_only(metric, logits, corrupted_tokens.shape[1])
+            values.append(_measured(metric, logits))
+            bar.update(len(chunk))
+    rows = torch.cat(values)
+    return torch.empty_like(rows).index_copy(0, torch.tensor(order, device=rows.device), rows)
 
 
 def attribution_patch(
@@ -252,6 +232,29 @@ def _check(model, tokens: Tensor, cache, sites: set[tuple[int, str]]) -> None:
                 "it must come from one prompt of the same length, on the same model"
             )
         expect_finite(f"clean_cache[{name!r}]", cache[name])
+
+
+def _bytes_a_cell(model, tokens: Tensor, fast: bool, last_only: bool) -> int:
+    """About what one more cell adds to the peak of a pass."""
+    c, positions = model.cfg, tokens.shape[1]
+    if fast:  # factors as measured at 11, 128 and 1,024 tokens, see benchmarks/
+        states = 8 * c.d_model + (c.d_mlp or 0)
+    else:
+        states = 32 * c.d_model + 8 * (c.d_mlp or 0) + 16 * c.n_heads * positions
+    numbers = positions * states + 3 * (1 if last_only else positions) * c.d_vocab
+    return numbers * c.dtype.itemsize
+
+
+def _expect_last_only(metric: Metric, logits: Tensor, positions: int) -> None:
+    """A metric marked `reads_last` does not notice that all other positions are NaN."""
+    row = logits.new_full((1, positions, logits.shape[-1]), torch.nan)
+    row[:, -1] = logits[:1, -1]
+    value = metric(row)
+    if isinstance(value, Tensor) and not torch.isfinite(value).all():
+        raise ValueError(
+            "metric: it is marked `reads_last`, but reads other positions too (it is not finite "
+            "where they are NaN); take the mark away"
+        )
 
 
 def _measured(metric: Metric, logits: Tensor) -> Float[Tensor, "rows"]:

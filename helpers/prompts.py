@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from helpers.metrics import logit_diff
+from helpers.metrics import logit_diff, reads_last
 
 
 class PairTokens(NamedTuple):
@@ -18,6 +18,7 @@ class PairTokens(NamedTuple):
     answer: Int[Tensor, "1"]
     distractor: Int[Tensor, "1"]
 
+    @reads_last
     def logit_diff(self, logits: Float[Tensor, "rows pos d_vocab"]) -> Float[Tensor, "rows"]:
         """`metrics.logit_diff` with this pair's answer and distractor for every row: a metric for
         `helpers.patching`. Positive in the clean run, negative in the corrupted one."""

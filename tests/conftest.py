@@ -7,7 +7,8 @@ from types import SimpleNamespace
 import pytest
 from jaxtyping import install_import_hook
 
-SHAPED = ["metrics", "prompts", "patching", "attribution", "induction", "lens", "steering"]
+SHAPED = ["metrics", "prompts", "patching", "growing", "live"]
+SHAPED += ["attribution", "induction", "lens", "steering"]
 
 # The shapes in the signatures of these modules are checked at run time in every test, arguments and
 # results. Readers import the modules without that, and then the helpers' own messages are what they

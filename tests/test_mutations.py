@@ -16,6 +16,7 @@ import test_attribution
 import test_checks
 import test_induction
 import test_lens
+import test_live
 import test_metrics
 import test_models
 import test_patching
@@ -27,6 +28,7 @@ import torch
 # The fixtures of the tests that are run here.
 from test_attribution import rows  # noqa: F401
 from test_induction import network, run, specimens  # noqa: F401
+from test_live import family, small  # noqa: F401
 from test_metrics import logits  # noqa: F401
 from test_models import copy, directory  # noqa: F401
 from test_patching import moved_word  # noqa: F401
@@ -156,29 +158,29 @@ BUGS = {
         test_patching.test_the_planted_heads_are_found_by_patching,
     ),
     "the hook returns what it was given": Bug(
-        "patching",
+        "growing",
         "return patched",
         "return activation",
-        test_patching.test_a_grid_is_what_a_loop_over_its_cells_gives,
-        {"name": "patch_heads"},
+        test_live.test_the_general_road_is_the_loop_on_other_families,
+        {"other": "pythia", "name": "patch_heads"},
     ),
     "new rows grow from a patched one": Bug(
-        "patching",
+        "growing",
         "stream[:1].expand",
         "stream[-1:].expand",
-        test_patching.test_a_grid_is_what_a_loop_over_its_cells_gives,
-        {"name": "patch_residual"},
+        test_live.test_the_general_road_is_the_loop_on_other_families,
+        {"other": "pythia", "name": "patch_residual"},
     ),
     "the corrupted row taken for a cell": Bug(
-        "patching",
+        "growing",
         "return logits[1:]",
         "return logits[:-1]",
-        test_patching.test_a_grid_is_what_a_loop_over_its_cells_gives,
-        {"name": "patch_heads"},
+        test_live.test_the_general_road_is_the_loop_on_other_families,
+        {"other": "pythia", "name": "patch_heads"},
     ),
     "cells left in the order of their layers": Bug(
         "patching",
-        "torch.empty_like(rows).index_copy(0, place, rows)",
+        "torch.empty_like(rows).index_copy(0, torch.tensor(order, device=rows.device), rows)",
         "rows",
         test_patching.test_cells_come_back_in_the_order_asked_for,
     ),
@@ -199,6 +201,78 @@ BUGS = {
         "streams.append(stream)",
         "stream = stream + (clean_cache[hook.name] - stream).detach(); streams.append(stream)",
         test_patching.test_the_estimate_is_the_slope_of_a_small_patch,
+    ),
+    "a metric's false mark let through": Bug(
+        "patching",
+        "not torch.isfinite(value).all()",
+        "False",
+        test_live.test_a_metric_that_reads_more_than_its_mark_says_is_noticed,
+        {"position": 0},
+    ),
+    "the mark forgotten on the general road": Bug(
+        "growing",
+        "    if last_only:",
+        "    if False:",
+        test_live.test_the_mark_changes_what_is_computed_but_not_the_grid,
+        {"other": "llama"},
+    ),
+    # live
+    "the query of one position further back": Bug(
+        "live",
+        "x[live.table[:, -1:]]",
+        "x[live.table[:, -2:-1]]",
+        test_live.test_the_live_road_is_the_loop,
+        {"name": "patch_residual"},
+    ),
+    "keys and values of the corrupted run alone": Bug(
+        "live",
+        "plain(block.attn.k)(x)[live.table], plain(block.attn.v)(x)[live.table]",
+        "*(m(x)[live.table[:1].expand_as(live.table)]"
+        " for m in (plain(block.attn.k), plain(block.attn.v))),",
+        test_live.test_the_live_road_is_the_loop,
+        {"name": "patch_blocks"},
+    ),
+    "queries that look ahead": Bug(
+        "live",
+        "is_causal=not last",
+        "is_causal=False",
+        test_live.test_the_two_roads_give_the_same_logits,
+        {"last_only": False},
+    ),
+    "a change that attention does not carry on": Bug(
+        "live",
+        "live = (self.table != corrupted).cumsum(1) > 0",
+        "live = self.table != corrupted",
+        test_live.test_the_live_road_is_the_loop,
+        {"name": "patch_residual"},
+    ),
+    "the last position left out": Bug(
+        "live",
+        "self.stream = self.stream[self.table[:, -1]]",
+        "self.stream = self.stream[self.table[:, -2]]",
+        test_live.test_the_live_road_is_the_loop,
+        {"name": "patch_heads"},
+    ),
+    "the clean stream put in after the LayerNorm": Bug(
+        "live",
+        "at = partial(patch_at, clean_cache, cells, layer)",
+        "at = lambda site: (p := patch_at(clean_cache, cells, layer, site)) and p._replace("
+        "clean=plain(block.ln1)(p.clean) if site == RESIDUAL else p.clean)",
+        test_live.test_the_live_road_is_the_loop,
+        {"name": "patch_residual"},
+    ),
+    "new runs with the stream of another position": Bug(
+        "live",
+        "self.stream[position]])",
+        "self.stream[position - 1]])",
+        test_live.test_the_live_road_is_the_loop,
+        {"name": "patch_head_positions"},
+    ),
+    "hooks in place passed by": Bug(
+        "live",
+        "not any(point.has_hooks() for point in model.hook_dict.values())",
+        "True",
+        test_live.test_a_hook_in_place_is_called,
     ),
     # attribution
     "no LayerNorm scale": Bug(

@@ -136,13 +136,6 @@ def test_grids_are_those_of_transformer_lens(random_model, random_pair, monkeypa
         assert_close(swept(name, random_model, random_pair), expected, atol=1e-4, rtol=0)
 
 
-@pytest.mark.parametrize("at_once", [1, 5])
-def test_the_size_of_a_pass_does_not_show(random_model, random_pair, monkeypatch, at_once):
-    whole = swept("patch_blocks", random_model, random_pair)
-    monkeypatch.setattr(patching, "CELLS_AT_ONCE", at_once)
-    assert_close(swept("patch_blocks", random_model, random_pair), whole)
-
-
 def test_cells_come_back_in_the_order_asked_for(random_model, random_pair):
     sites = [("hook_mlp_out", (5,)), ("hook_resid_pre", (2,)), ("attn.hook_z", (5, 1))]
     cells = [patching.Cell(i, *site) for site, i in itertools.product(sites, [1, 0])]

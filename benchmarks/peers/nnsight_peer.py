@@ -1,0 +1,41 @@
+"""The residual grid with nnsight: a trace for each cell, and all cells as invokes of one trace."""
+
+import sys
+import warnings
+
+import torch
+from nnsight import LanguageModel
+from transformers import AutoTokenizer
+from worker import clean_streams, serve
+
+warnings.filterwarnings("ignore", module="nnsight")
+
+
+def prepare(network):
+    return LanguageModel(network, tokenizer=AutoTokenizer.from_pretrained(sys.argv[1]))
+
+
+def naive(model, network, clean, corrupted, metric):
+    streams, values = clean_streams(network, clean), []
+    for layer, stream in enumerate(streams):
+        for position in range(corrupted.shape[1]):
+            with model.trace(corrupted):
+                model.transformer.h[layer].input[:, position] = stream[:, position]
+                logits = model.output.logits.save()
+            values.append(metric(logits))
+    return torch.cat(values)
+
+
+def batched(model, network, clean, corrupted, metric):
+    streams = clean_streams(network, clean)
+    with model.trace() as tracer:
+        values = list().save()  # noqa: C408 (nnsight saves objects, not literals)
+        for layer, stream in enumerate(streams):
+            for position in range(corrupted.shape[1]):
+                with tracer.invoke(corrupted):
+                    model.transformer.h[layer].input[:, position] = stream[:, position]
+                    values.append(metric(model.output.logits))
+    return torch.cat(list(values))
+
+
+serve(prepare, {"naive": naive, "batched": batched})

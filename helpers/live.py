@@ -1,0 +1,180 @@
+"""The fast road of a patching sweep: compute only the states that a patch has changed.
+
+A *state* is what the residual stream holds at one position of one run. In the run of one cell of a
+grid most states are those of the corrupted run: all of them before the patched layer, and after it
+all at earlier positions, since attention looks back only. The others are *live*, and nothing else
+is computed. For a patch of position 2 in layer 1:
+
+    position         0  1  2  3  4
+    entering 0       .  .  .  .  .
+    entering 1       .  .  x  .  .    the patch
+    entering 2       .  .  x  x  x    attention has carried it to every later position
+    at the output    .  .  .  .  x    the metric reads only here
+
+The live states of all cells are the rows of one matrix, and a table says which row holds which
+state. A state that is not live has no row of its own: the table points to the corrupted run's.
+
+It runs the model's own layers, without their hooks, and only where `supports_live` knows how they
+fit together; `helpers.patching` takes its general road everywhere else.
+"""
+
+from dataclasses import dataclass
+from functools import partial
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+from torch.nn import functional as F
+from transformer_lens.model_bridge import TransformerBridge
+from transformers.models.gpt2.modeling_gpt2 import GPT2Block
+
+from helpers.growing import ATTENTION, HEADS, MLP, RESIDUAL, Cell
+
+ACTIVATIONS = {
+    "gelu_new": partial(F.gelu, approximate="tanh"),
+    "gelu": F.gelu,
+    "relu": F.relu,
+}
+
+
+class Patch(NamedTuple):
+    """What the cells of one layer and site replace: where `mask` is true, by what the clean run
+    has there. Each head's output `z` stands side by side with the others, as in the layer."""
+
+    mask: Bool[Tensor, "cells pos width"]
+    clean: Float[Tensor, "pos width"]
+
+
+@dataclass
+class Live:
+    """The states of all runs: `stream[table[c, p]]` is that of run c at position p.
+
+    Run 0 is the corrupted one and has the first rows; run c > 0 is the one of the c-th cell.
+    """
+
+    stream: Float[Tensor, "rows d_model"]
+    table: Int[Tensor, "runs pos"]
+
+    def join(self, activation: Float[Tensor, "rows width"], patch: Patch | None) -> Tensor:
+        """Add the runs that are patched here, and return `activation` with their rows.
+
+        A new run has rows only where its patch reaches. There it has the patched activation, and so
+        far the corrupted run's stream.
+        """
+        if patch is None:
+            return activation
+        kept = self.table.shape[1]  # all positions, or in the end the last alone
+        mask, clean = patch.mask[:, -kept:], patch.clean[-kept:]
+        run, position = mask.any(-1).nonzero(as_tuple=True)
+        table = self.table[:1].repeat(len(mask), 1)
+        table[run, position] = len(activation) + torch.arange(len(run), device=table.device)
+        self.table = torch.cat([self.table, table])
+        self.stream = torch.cat([self.stream, self.stream[position]])
+        patched = torch.where(mask[run, position], clean[position], activation[position])
+        return torch.cat([activation, patched])
+
+    def spread(self, z: Float[Tensor, "runs pos width"]) -> Float[Tensor, "rows width"]:
+        """Give a row to every state from a run's first live one on, and return the rows of `z`."""
+        corrupted = self.table[0]
+        live = (self.table != corrupted).cumsum(1) > 0
+        self.stream = torch.cat([self.stream[corrupted], self.stream[self.table[live]]])
+        rows = torch.cat([z[0], z[live]])
+        self.table = corrupted.repeat(len(live), 1)
+        self.table[live] = torch.arange(len(corrupted), len(rows), device=z.device)
+        return rows
+
+    def keep_last(self, z: Float[Tensor, "runs 1 width"]) -> Float[Tensor, "rows width"]:
+        """Keep the last position of each run alone, and return the rows of `z`."""
+        self.stream = self.stream[self.table[:, -1]]
+        self.table = torch.arange(len(z), device=z.device)[:, None]
+        return z[:, 0]
+
+
+def supports_live(model) -> bool:
+    """Whether `live_logits` computes what this model does.
+
+    That is GPT-2's architecture (LayerNorm first, learned positions, attention then MLP), in full
+    or double precision, with no hook in place that a run of its own would have to call.
+    """
+    if not isinstance(model, TransformerBridge) or model.training:
+        return False
+    c = model.cfg
+    return (
+        c.architecture == "GPT2LMHeadModel"
+        and all(type(block.original_component) is GPT2Block for block in model.blocks)
+        and c.act_fn in ACTIVATIONS
+        and not c.scale_attn_by_inverse_layer_idx
+        and c.dtype in (torch.float32, torch.float64)
+        and not any(point.has_hooks() for point in model.hook_dict.values())
+    )
+
+
+def live_logits(
+    model, tokens: Int[Tensor, "1 pos"], clean_cache, cells: list[Cell], last_only: bool
+) -> Float[Tensor, "cells _pos d_vocab"]:
+    """The logits of each cell's run, at all positions or at the last alone.
+
+    The cells come sorted by layer and, within a layer, by their place in `SITES`.
+    """
+    stream = model(tokens, stop_at_layer=0)[0]  # (pos, d_model): embeddings
+    live = Live(stream, torch.arange(len(stream), device=stream.device)[None])
+    for layer, block in enumerate(model.blocks):
+        at = partial(patch_at, clean_cache, cells, layer)
+        last = last_only and layer == len(model.blocks) - 1
+        live.stream = live.join(live.stream, at(RESIDUAL))
+        z = attention(block, live, model.cfg.n_heads, last)
+        z = live.keep_last(z) if last else live.spread(z)
+        out = plain(block.attn.o)(live.join(z, at(HEADS)))
+        out = live.join(out, at(ATTENTION))
+        live.stream = live.stream + out
+        out = live.join(mlp(block, live.stream, ACTIVATIONS[model.cfg.act_fn]), at(MLP))
+        live.stream = live.stream + out
+    return unembed(model, live.stream)[live.table[1:]]
+
+
+def attention(block, live: Live, n_heads: int, last: bool) -> Float[Tensor, "runs queries d_model"]:
+    """Each run's attention, before the output matrix: `z` of all heads, side by side.
+
+    Queries, keys and values are computed once a row. The table then hands each run its own rows and
+    the corrupted run's for the rest.
+    """
+    x = plain(block.ln1)(live.stream)
+    q = plain(block.attn.q)(x[live.table[:, -1:]]) if last else plain(block.attn.q)(x)[live.table]
+    k, v = plain(block.attn.k)(x)[live.table], plain(block.attn.v)(x)[live.table]
+    q, k, v = (y.unflatten(-1, (n_heads, -1)).transpose(1, 2) for y in (q, k, v))
+    z = F.scaled_dot_product_attention(q, k, v, is_causal=not last)  # (runs, head, pos, d_head)
+    return z.transpose(1, 2).flatten(2)
+
+
+def mlp(block, stream: Float[Tensor, "rows d_model"], activation) -> Float[Tensor, "rows d_model"]:
+    """The MLP's output, with the activation function in one pass over memory."""
+    hidden = plain(getattr(block.mlp, "in"))(plain(block.ln2)(stream))
+    return plain(block.mlp.out)(activation(hidden))
+
+
+def unembed(model, stream: Float[Tensor, "rows d_model"]) -> Float[Tensor, "rows d_vocab"]:
+    """The logits of each row, a block of the vocabulary at a time.
+
+    One product as wide as GPT-2's vocabulary takes half as long again (measured on a CPU).
+    """
+    x, unembedding = plain(model.ln_final)(stream), plain(model.unembed)
+    blocks = zip(unembedding.weight.split(1024), unembedding.bias.split(1024), strict=True)
+    return torch.cat([F.linear(x, weight, bias) for weight, bias in blocks], dim=-1)
+
+
+def patch_at(clean_cache, cells: list[Cell], layer: int, site: str) -> Patch | None:
+    """The patch of those of the cells that belong here, in their order."""
+    here = [cell for cell in cells if (cell.layer, cell.site) == (layer, site)]
+    if not here:
+        return None
+    clean = clean_cache[f"blocks.{layer}.{site}"][0]  # (pos, d_model) or (pos, head, d_head)
+    mask = clean.new_zeros((len(here), *clean.shape), dtype=torch.bool)
+    for row, cell in zip(mask, here, strict=True):
+        row[cell.index] = True
+    return Patch(mask.flatten(2), clean.flatten(1))
+
+
+def plain(module) -> torch.nn.Module:
+    """A layer of the model without its hooks."""
+    return module.original_component

@@ -1,0 +1,278 @@
+"""The two roads of a sweep, `helpers.live` and `helpers.growing`, against a loop over its cells."""
+
+import time
+
+import conftest
+import pytest
+import torch
+from test_patching import SWEEPS, swept
+from torch.testing import assert_close
+from transformers import (
+    AutoTokenizer,
+    GPT2Config,
+    GPT2LMHeadModel,
+    GPTNeoXConfig,
+    GPTNeoXForCausalLM,
+    LlamaConfig,
+    LlamaForCausalLM,
+)
+
+from helpers import growing, live, metrics, patching
+from helpers.models import EMBEDDED_DIRECTORY, load_model
+from helpers.prompts import PairTokens
+
+SIZES = {"vocab_size": 1861, "bos_token_id": 0, "eos_token_id": 0}
+WIDE = {"hidden_size": 24, "intermediate_size": 40, "max_position_embeddings": 32}
+FAMILIES = {
+    "gpt2": lambda: GPT2LMHeadModel(
+        GPT2Config(**SIZES, n_layer=3, n_embd=24, n_head=3, n_positions=32)
+    ),
+    # RMSNorm, rotary positions, two query heads for each key head, gated MLP
+    "llama": lambda: LlamaForCausalLM(
+        LlamaConfig(
+            **SIZES, **WIDE, num_hidden_layers=3, num_attention_heads=4, num_key_value_heads=2
+        )
+    ),
+    # LayerNorm, rotary positions, attention and MLP in parallel
+    "pythia": lambda: GPTNeoXForCausalLM(
+        GPTNeoXConfig(**SIZES, **WIDE, num_hidden_layers=3, num_attention_heads=3)
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def family(tmp_path_factory):
+    """A function: a random model of three layers of that family, and two runs of random tokens."""
+    made = {}
+
+    def one(name: str):
+        if name not in made:
+            path = tmp_path_factory.mktemp(name)
+            network = FAMILIES[name]()
+            generator = torch.Generator().manual_seed(0)
+            for parameter in network.parameters():
+                torch.nn.init.normal_(parameter, std=0.3, generator=generator)
+            network.save_pretrained(path)
+            AutoTokenizer.from_pretrained(EMBEDDED_DIRECTORY).save_pretrained(path)
+            model = load_model(path, device="cpu")
+            clean, corrupted = torch.randint(1, 1861, (2, 1, 7), generator=generator)
+            tokens = PairTokens(clean, corrupted, torch.tensor([5]), torch.tensor([6]))
+            made[name] = model, conftest.run_pair(model, tokens)
+        return made[name]
+
+    return one
+
+
+@pytest.fixture(scope="module")
+def small(family):
+    return family("gpt2")
+
+
+def cells_of(name: str, model, positions: int) -> list[growing.Cell]:
+    """The cells of a sweep, written out anew."""
+    layers, heads, everywhere = range(model.cfg.n_layers), range(model.cfg.n_heads), slice(None)
+    places = {
+        "patch_residual": [("hook_resid_pre", (p,)) for p in range(positions)],
+        "patch_heads": [("attn.hook_z", (everywhere, h)) for h in heads],
+        "patch_head_positions": [("attn.hook_z", (p, h)) for h in heads for p in range(positions)],
+    }
+    if name == "patch_blocks":
+        sites = ("hook_resid_pre", "hook_attn_out", "hook_mlp_out")
+        return [growing.Cell(i, s, (p,)) for s in sites for i in layers for p in range(positions)]
+    return [growing.Cell(i, *place) for i in layers for place in places[name]]
+
+
+def looped(model, pair, cells, metric) -> torch.Tensor:
+    """One run a cell, with one hook."""
+    values = []
+    for layer, site, index in cells:
+
+        def patch(activation, hook, layer=layer, site=site, index=index):
+            patched = activation.clone()
+            patched[0][index] = pair.clean_cache[f"blocks.{layer}.{site}"][0][index]
+            return patched
+
+        hooks = [(f"blocks.{layer}.{site}", patch)]
+        values.append(metric(model.run_with_hooks(pair.tokens.corrupted, fwd_hooks=hooks)))
+    return torch.cat(values)
+
+
+def exact(grid, expected) -> None:
+    assert_close(grid.flatten(), expected.to(grid.dtype), atol=1e-4, rtol=0)
+    assert expected.std() > 1e-3  # the cells differ: this could have failed
+
+
+# Three routes, one answer
+
+
+@pytest.mark.parametrize("name", SWEEPS)
+def test_the_live_road_is_the_loop(small, name):
+    model, pair = small
+    assert live.supports_live(model)
+    cells = cells_of(name, model, 7)
+    exact(swept(name, model, pair), looped(model, pair, cells, pair.tokens.logit_diff))
+
+
+@pytest.mark.parametrize("name", SWEEPS)
+def test_the_live_road_is_the_loop_on_the_embedded_model(model, pair, name):
+    assert live.supports_live(model)
+    cells = cells_of(name, model, pair.tokens.clean.shape[1])
+    exact(swept(name, model, pair), looped(model, pair, cells, pair.tokens.logit_diff))
+
+
+@pytest.mark.parametrize("name", SWEEPS)
+@pytest.mark.parametrize("other", ["llama", "pythia"])
+def test_the_general_road_is_the_loop_on_other_families(family, other, name):
+    model, pair = family(other)
+    assert not live.supports_live(model)
+    cells = cells_of(name, model, 7)
+    exact(swept(name, model, pair), looped(model, pair, cells, pair.tokens.logit_diff))
+
+
+@pytest.mark.parametrize("last_only", [True, False])
+def test_the_two_roads_give_the_same_logits(small, last_only):
+    """At all positions, and for patches of any part of an activation."""
+    model, pair = small
+    indices = {
+        "hook_resid_pre": [(slice(None),), (slice(2, 5),), (-1,), (3, slice(0, 9)), (slice(3, 3),)],
+        "attn.hook_z": [(slice(None), slice(0, 2)), (4, 1), (6, 2, 0), (slice(0, 2),)],
+        "hook_attn_out": [(slice(None),), (5,)],
+        "hook_mlp_out": [(slice(1, 3),), (6,), ([0, 4],)],
+    }
+    cells = [
+        growing.Cell(layer, site, index)
+        for layer in range(3)
+        for site in growing.SITES
+        for index in indices[site]
+    ]
+    arguments = (model, pair.tokens.corrupted, pair.clean_cache, cells, last_only)
+    fast, general = live.live_logits(*arguments), growing.grown_logits(*arguments)
+    assert fast.shape == (len(cells), 1 if last_only else 7, 1861)
+    assert_close(fast, general, atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("general", [False, True])
+@pytest.mark.parametrize("max_bytes", [1, 10**6])
+def test_the_size_of_a_pass_does_not_show(small, monkeypatch, general, max_bytes):
+    model, pair = small
+    arguments = (model, pair.tokens.corrupted, pair.clean_cache, pair.tokens.logit_diff)
+    whole = patching.patch_blocks(*arguments)
+    if general:
+        monkeypatch.setattr(patching, "supports_live", lambda model: False)
+    parts = patching.patch_blocks(*arguments, max_bytes=max_bytes)
+    assert_close(parts, whole, atol=1e-4, rtol=0)
+
+
+def test_a_pass_has_as_many_cells_as_the_bytes_allow(small, monkeypatch):
+    model, pair = small
+    passes = []
+
+    def counted(model, tokens, cache, cells, last_only):
+        passes.append(len(cells))
+        return live.live_logits(model, tokens, cache, cells, last_only)
+
+    monkeypatch.setattr(patching, "live_logits", counted)
+    arguments = (model, pair.tokens.corrupted, pair.clean_cache, pair.tokens.logit_diff)
+    patching.patch_residual(*arguments)
+    patching.patch_residual(*arguments, max_bytes=1)
+    assert passes == [21] + [1] * 21
+
+
+# When the live road is not taken
+
+
+def test_a_hook_in_place_is_called(small):
+    """A sweep of a model that is already being changed: the live road would pass its hook by."""
+    model, pair = small
+
+    def halve(activation, hook):
+        return activation / 2
+
+    with model.hooks(fwd_hooks=[("blocks.1.hook_mlp_out", halve)]):
+        assert not live.supports_live(model)
+        grid = swept("patch_residual", model, pair)
+        cells = cells_of("patch_residual", model, 7)
+        expected = looped(model, pair, cells, pair.tokens.logit_diff)
+    exact(grid, expected)
+    assert live.supports_live(model)
+    assert (swept("patch_residual", model, pair) - grid).abs().max() > 1e-2
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"),
+    [
+        ("act_fn", "silu"),
+        ("scale_attn_by_inverse_layer_idx", True),
+        ("architecture", "GPTNeoForCausalLM"),
+        ("dtype", torch.bfloat16),
+    ],
+)
+def test_what_it_does_not_know_it_does_not_touch(small, monkeypatch, setting, value):
+    model, _ = small
+    monkeypatch.setattr(model.cfg, setting, value)
+    assert not live.supports_live(model)
+
+
+def test_a_model_in_training_mode_keeps_its_dropout(small):
+    model, _ = small
+    model.train()
+    assert not live.supports_live(model)
+    model.eval()
+    assert live.supports_live(model)
+
+
+# Metrics that read the last position only
+
+
+@pytest.mark.parametrize("other", FAMILIES)
+def test_the_mark_changes_what_is_computed_but_not_the_grid(family, other):
+    model, pair = family(other)
+    shapes = []
+
+    def plain(logits):
+        shapes.append(tuple(logits.shape))
+        return pair.tokens.logit_diff(logits)
+
+    def marked(logits):
+        return plain(logits)
+
+    metrics.reads_last(marked)
+    arguments = (model, pair.tokens.corrupted, pair.clean_cache)
+    everywhere = patching.patch_residual(*arguments, plain)
+    assert shapes == [(21, 7, 1861)]
+    last = patching.patch_residual(*arguments, marked)
+    assert shapes[1:] == [(1, 7, 1861), (21, 1, 1861)]  # the row that is NaN elsewhere, the sweep
+    assert_close(last, everywhere, atol=1e-4, rtol=0)
+
+
+def test_a_pairs_own_metric_is_marked(pair):
+    assert pair.tokens.logit_diff.reads_last
+
+
+@pytest.mark.parametrize("position", [0, 3, slice(None)])
+def test_a_metric_that_reads_more_than_its_mark_says_is_noticed(small, position):
+    model, pair = small
+
+    @metrics.reads_last
+    def metric(logits):
+        return logits[:, position].flatten(1).mean(1)
+
+    with pytest.raises(ValueError, match="marked `reads_last`, but reads other positions"):
+        patching.patch_residual(model, pair.tokens.corrupted, pair.clean_cache, metric)
+
+
+# The bar
+
+
+def test_a_short_sweep_is_silent_and_a_long_one_shows_a_bar(small, capsys):
+    model, pair = small
+    swept("patch_blocks", model, pair)
+    assert capsys.readouterr() == ("", "")
+
+    def slow(logits):
+        time.sleep(0.9)
+        return logits[:, -1, 0]
+
+    cells = cells_of("patch_residual", model, 7)[:4]
+    patching.sweep(model, pair.tokens.corrupted, pair.clean_cache, slow, cells, max_bytes=1)
+    assert "/4" in capsys.readouterr().err
