@@ -8,7 +8,8 @@ import pytest
 import torch
 from IPython.utils.capture import capture_output
 
-from helpers.checks import PASSED, SKIPPED, claim
+from helpers import checks
+from helpers.checks import PASSED, SKIPPED, answer, claim, exercise, expect, progress
 from helpers.run import count_claims
 
 OURS = SimpleNamespace(cfg=SimpleNamespace(model_name="tutorial-4l"))
@@ -70,3 +71,65 @@ def test_verdicts_are_counted_by_status():
     ]
     notebook = nbformat.v4.new_notebook(cells=cells)
     assert (count_claims(notebook, PASSED), count_claims(notebook, SKIPPED)) == (2, 1)
+
+
+def double():
+    """An exercise: twice the argument."""
+
+    @exercise("9.1", "Twice")
+    def check(attempt):
+        given = torch.tensor([1.0, 2.0])
+        got = answer(attempt, given, like=given)
+        expect(not torch.equal(got, given), "that is once")
+        expect(torch.equal(got, 2 * given), "that is not twice")
+
+    return check
+
+
+def test_a_right_answer_is_solved_however_it_is_made(capsys):
+    double()(lambda x: 2 * x)
+    double()(lambda x: x + x)
+    assert capsys.readouterr().out == "✔ Solved: Exercise 9.1 (Twice)\n" * 2
+
+
+def test_an_untouched_stub_stops_nothing(capsys):
+    double()(lambda x: ...)
+    double()(...)
+    assert capsys.readouterr().out == "○ Not solved yet: Exercise 9.1 (Twice)\n" * 2
+
+
+def test_a_wrong_answer_is_told_its_property(capsys):
+    double()(lambda x: x)
+    assert capsys.readouterr().out == "✘ Not yet: Exercise 9.1 (Twice): that is once\n"
+
+
+@pytest.mark.parametrize(
+    ("attempt", "words"),
+    [
+        (lambda x: None, "does it end in `return`?"),
+        (lambda x: x[0], r"expected shape (2,), got ()"),
+        (lambda x: x * float("nan"), "there is a NaN in it"),
+        (lambda x: x.nothing, "your code stopped with AttributeError"),
+        (torch.ones(2), "expected a function, got Tensor"),
+    ],
+)
+def test_what_is_no_answer_is_told_too(capsys, attempt, words):
+    double()(attempt)
+    assert words in capsys.readouterr().out
+
+
+def test_an_attempt_cannot_spoil_what_it_is_given(capsys):
+    double()(lambda x: x.mul_(2))
+    assert "✔ Solved" in capsys.readouterr().out
+
+
+def test_progress_counts_the_latest_of_each(capsys, monkeypatch):
+    monkeypatch.setattr(checks, "_tally", {})
+    double()(lambda x: x)
+    double()(lambda x: 2 * x)
+    exercise("9.2", "Nothing")(lambda attempt: None)(...)
+    capsys.readouterr()
+    progress()
+    assert capsys.readouterr().out == (
+        "1 of 2 exercises solved\n  9.1  ✔ Solved\n  9.2  ○ Not solved yet\n"
+    )

@@ -21,6 +21,7 @@ import test_metrics
 import test_models
 import test_patching
 import test_plots
+import test_preflight
 import test_prompts
 import test_steering
 import torch
@@ -32,6 +33,7 @@ from test_live import family, small  # noqa: F401
 from test_metrics import logits  # noqa: F401
 from test_models import copy, directory  # noqa: F401
 from test_patching import moved_word  # noqa: F401
+from test_preflight import verdict  # noqa: F401
 from test_steering import tokens, vector  # noqa: F401
 
 from helpers.prompts import CITY_PAIRS
@@ -498,10 +500,28 @@ BUGS = {
     # checks, run, models, hub
     "a false claim passes": Bug(
         "checks",
-        "if not _one_bool(holds):",
-        "if False:",
+        'raise AssertionError(f"This claim is false here: {text}")',
+        "pass",
         test_checks.test_a_false_claim_fails,
         {"false": False},
+    ),
+    "a wrong answer counts as solved": Bug(
+        "checks",
+        "status, reason = WRONG, str(wrong)",
+        "reason = str(wrong)",
+        test_checks.test_a_wrong_answer_is_told_its_property,
+    ),
+    "an untouched stub counts as wrong": Bug(
+        "checks",
+        "if given is ...:",
+        "if False:",
+        test_checks.test_an_untouched_stub_stops_nothing,
+    ),
+    "a preflight that is always ready": Bug(
+        "preflight",
+        "return int(bool(failed))",
+        "return 0",
+        test_preflight.test_an_old_python_is_named,
     ),
     "skipped claims counted as checked": Bug(
         "run",
