@@ -19,7 +19,7 @@ check: .venv/installed
 	$(PY) -m ruff check && $(PY) -m ruff format --check
 	$(PY) -m pytest
 
-# Takes half an hour; the peers are installed into build/ the first time.
+# Takes about an hour; the peers are installed into build/ the first time.
 bench: .venv/installed
 	$(PY) -m benchmarks.sweeps
 

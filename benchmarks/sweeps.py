@@ -215,7 +215,7 @@ def main() -> None:
         "",
         "## Attribution patching, 11 tokens",
         "",
-        f"- gpt2-small shape: {screen(small, 11)}",
+        f"- gpt2-small shape: {screen(small, random_pair(small, 11))}",
     ]
     lesson = CITY_PAIRS[0].tokens(embedded)
     out += [
