@@ -66,7 +66,8 @@ MISTAKES = {
     ],
     "4.2": [
         (
-            "def induction_cells(pattern, n): return pattern.diagonal(-n, -2, -1)[..., -n:].mean(-1)",
+            """def induction_cells(pattern, n):
+    return pattern.diagonal(-n, -2, -1)[..., -n:].mean(-1)""",
             "duplicate-token cell",
         ),
         (
@@ -75,7 +76,8 @@ MISTAKES = {
             "two positions after",
         ),
         (
-            "def induction_cells(pattern, n): return pattern.diagonal(-1, -2, -1)[..., -n:].mean(-1)",
+            """def induction_cells(pattern, n):
+    return pattern.diagonal(-1, -2, -1)[..., -n:].mean(-1)""",
             "previous-token cell",
         ),
         (
