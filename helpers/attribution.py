@@ -6,7 +6,14 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from helpers.inputs import expect_axes, expect_cached, expect_finite, expect_index, expect_tokens
+from helpers.inputs import (
+    expect_axes,
+    expect_cached,
+    expect_finite,
+    expect_index,
+    expect_plain_logits,
+    expect_tokens,
+)
 
 
 @dataclass(frozen=True)
@@ -56,8 +63,11 @@ def attribute_logit_diff(
     layers = range(model.cfg.n_layers)
     outputs = [f"blocks.{layer}.hook_mlp_out" for layer in layers]
     inner = [f"blocks.{layer}.attn.hook_z" for layer in layers]
-    embeddings = ["hook_embed", "hook_pos_embed"]
-    # Rotary models have no position embedding, attention-only models no MLP: their part is 0.
+    embeddings = ["hook_embed"]
+    # Rotary models add no position embedding (their `hook_pos_embed` never runs), attention-only
+    # models have no MLP: that part is 0.
+    if model.cfg.positional_embedding_type == "standard":
+        embeddings.append("hook_pos_embed")
     there = [name for name in [*inner, *outputs, *embeddings] if name in model.hook_dict]
     read = _reader(model, cache, answer, distractor, there)
 
@@ -67,13 +77,19 @@ def attribute_logit_diff(
     z = torch.stack([cache[name][:, -1] for name in inner])  # (layer, batch, head, d_head)
     by_head = torch.einsum("lbhe,lhed->lhbd", z, model.W_O)  # (layer, head, batch, d_model)
     ids_bias = (model.b_U[answer] - model.b_U[distractor]).mean()
-    return LogitDiffAttribution(
+    # Llama's architecture has no such biases, and transformer_lens then raises on `model.b_O`.
+    biases = [block.attn.b_O for block in model.blocks if block.attn.b_O is not None]
+    parts = LogitDiffAttribution(
         embed=written("hook_embed"),
         pos_embed=written("hook_pos_embed"),
         heads=read(by_head),
         mlps=torch.stack([written(name) for name in outputs]),
-        bias=read(model.b_O.sum(0)[None]) + ids_bias,
+        bias=read(sum(biases)[None]) + ids_bias if biases else ids_bias,
     )
+    values = [parts.embed, parts.pos_embed, parts.bias - ids_bias, *parts.heads.flatten()]
+    last = f"blocks.{layers[-1]}.hook_resid_post"
+    _expect_sum(model, cache, read, [*values, *parts.mlps], last)
+    return parts
 
 
 def attribute_neurons(
@@ -93,9 +109,37 @@ def attribute_neurons(
     """
     expect_index("layer", layer, model.cfg.n_layers, "layers")
     name = f"blocks.{layer}.mlp.hook_post"
+    if name not in model.hook_dict:
+        raise ValueError(f"{model.cfg.architecture} has no {name}, so no neurons to attribute to")
     read = _reader(model, cache, answer, distractor, [name])
     active = cache[name][:, -1]  # (batch, d_mlp)
-    return read(torch.einsum("bm,md->mbd", active, model.W_out[layer]))
+    parts = read(torch.einsum("bm,md->mbd", active, model.W_out[layer]))
+    bias = model.blocks[layer].mlp.b_out
+    values = [*parts] if bias is None else [*parts, read(bias[None])]
+    _expect_sum(model, cache, read, values, f"blocks.{layer}.hook_mlp_out")
+    return parts
+
+
+def _expect_sum(model, cache, read, parts: list[Tensor], name: str) -> None:
+    """The parts sum to what was written by the run, where the cache has it; else ValueError.
+
+    They do not where an architecture does more between a component and the stream than add: a norm
+    of the component's output (Gemma 2 and 3, OLMo 2), a scale (Granite).
+    """
+    if name in cache and not _agree(model, parts, read(cache[name][:, -1])):
+        raise ValueError(
+            f"the parts do not sum to {name}: in {model.cfg.architecture} more happens between a "
+            "component and the residual stream than a sum (a norm or a scale), or a hook changed "
+            "the run that was cached; patch the components instead (helpers.patching), which holds "
+            "for any architecture"
+        )
+
+
+def _agree(model, parts: list[Tensor], whole: Tensor) -> bool:
+    """Whether the parts sum to the whole, to what the precision of the run allows."""
+    values = torch.stack(parts)
+    coarse = 0.05 if model.cfg.dtype.itemsize < 4 else 1e-3
+    return bool((values.sum() - whole).abs() <= coarse * (values.abs().sum() + whole.abs()))
 
 
 def _reader(model, cache, answer: Tensor, distractor: Tensor, needed: list[str]):
@@ -107,8 +151,7 @@ def _reader(model, cache, answer: Tensor, distractor: Tensor, needed: list[str])
     scale_name = "ln_final.hook_scale"
     normalises = model.cfg.normalization_type is not None
     expect_cached("cache", cache, [scale_name, *needed] if normalises else needed)
-    if getattr(model.cfg, "output_logits_soft_cap", -1) not in (None, -1, -1.0, 0, 0.0):
-        raise ValueError("this model caps its logits (soft cap), so they are no sum of components")
+    expect_plain_logits(model)
     some = cache[scale_name if normalises else needed[0]]
     scale = cache[scale_name][:, -1] if normalises else some.new_ones(len(some), 1)  # (batch, 1)
     for name, ids in (("answer", answer), ("distractor", distractor)):
@@ -131,4 +174,17 @@ def _reader(model, cache, answer: Tensor, distractor: Tensor, needed: list[str])
             written = written - written.mean(-1, keepdim=True)
         return (written / scale * direction).sum(-1).mean(-1)
 
+    last, logits = f"blocks.{model.cfg.n_layers - 1}.hook_resid_post", "unembed.hook_out"
+    if last in cache and logits in cache:
+        rows = torch.arange(len(scale), device=scale.device)
+        out = cache[logits][:, -1]
+        whole = (out[rows, answer] - out[rows, distractor]).mean()
+        ids_bias = (model.b_U[answer] - model.b_U[distractor]).mean()
+        if not _agree(model, [read(cache[last][:, -1]), ids_bias], whole):
+            raise ValueError(
+                "the last residual stream, read through W_U, is not the logit difference of this "
+                f"{model.cfg.architecture}: its final norm is not folded into W_U (load with "
+                "helpers.models.load_model; where the architecture does not allow that, OLMo 2, "
+                "patch instead: helpers.patching), or a hook changed the run that was cached"
+            )
     return read

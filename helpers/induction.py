@@ -30,10 +30,11 @@ def repeated_tokens(model, n: int, batch: int, seed: int) -> Int[Tensor, "{batch
     Source: Elhage et al. 2021; Olsson et al. 2022 (arXiv 2209.11895).
     """
     for name, value, least in (("n", n, 2), ("batch", batch, 1), ("seed", seed, 0)):
-        if isinstance(value, bool) or not isinstance(value, int):
-            raise TypeError(f"{name}: expected an int, got {type(value).__name__}")
+        _expect_int(name, value)
         if value < least:
             raise ValueError(f"{name}: expected at least {least}, got {value}")
+    if seed >= 2**63:  # as much as a generator takes
+        raise ValueError(f"seed: expected less than 2**63, got {seed}")
     if 2 * n + 1 > model.cfg.n_ctx:
         longest = (model.cfg.n_ctx - 1) // 2
         raise ValueError(f"n {n}: 2n + 1 tokens exceed the context; at most {longest} here")
@@ -58,6 +59,7 @@ def induction_scores(
 
     Source: Olsson et al. 2022 (arXiv 2209.11895), "prefix matching".
     """
+    _expect_int("n", n)
     return _stripe(pattern, n, back=n - 1)
 
 
@@ -70,6 +72,7 @@ def duplicate_token_scores(
 
     Source: Wang et al. 2022 (arXiv 2211.00593), "duplicate token heads".
     """
+    _expect_int("n", n)
     return _stripe(pattern, n, back=n)
 
 
@@ -88,11 +91,14 @@ def previous_token_scores(pattern: Float[Tensor, "batch head query key"]) -> Flo
     return pattern.diagonal(-1, -2, -1)[..., 1:].mean((0, -1))
 
 
+def _expect_int(name: str, value: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{name}: expected an int, got {type(value).__name__}")
+
+
 def _stripe(pattern: Tensor, n: int, back: int) -> Float[Tensor, "head"]:
     """Mean attention of the second copy's queries to the key `back` positions earlier."""
     _check(pattern)
-    if isinstance(n, bool) or not isinstance(n, int):
-        raise TypeError(f"n: expected an int, got {type(n).__name__}")
     if n < 2 or pattern.shape[-1] != 2 * n + 1:
         raise ValueError(
             f"pattern has {pattern.shape[-1]} positions, expected 2n + 1 = {2 * n + 1}: BOS, "

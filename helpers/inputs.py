@@ -5,6 +5,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+FLOATS = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
+IDS = (torch.int32, torch.int64)  # what torch takes as indices
+
 
 def expect_axes(name: str, value: Tensor, axes: str, **sizes: int) -> None:
     """`value` is a non-empty tensor with these axes, of these sizes where one is given.
@@ -32,12 +35,17 @@ def expect_axes(name: str, value: Tensor, axes: str, **sizes: int) -> None:
             )
 
 
-def expect_finite(name: str, value: Tensor) -> None:
-    """No NaN and no infinity in `value`, else ValueError; TypeError where it is no tensor."""
+def expect_finite(name: str, value: Tensor, kinds: Sequence[torch.dtype] = FLOATS) -> None:
+    """No NaN and no infinity in `value`, else ValueError; TypeError where it is no tensor of
+    floating-point numbers (of other `kinds` where they are given)."""
     if not isinstance(value, Tensor):
         raise TypeError(f"{name}: expected a tensor, got {type(value).__name__}")
-    bad = int((~torch.isfinite(value)).sum())
-    if bad:
+    if value.dtype not in kinds:
+        raise TypeError(f"{name}: expected floating-point numbers, got {value.dtype}; use .float()")
+    _expect_numbers(name, value)
+    if torch.isfinite(value.sum()):  # then so is every entry, and this takes a tenth of the time
+        return
+    if bad := int((~torch.isfinite(value)).sum()):  # none where only the sum is too large
         raise ValueError(
             f"{name}: {bad} of {value.numel()} entries are NaN or infinite; find where they first "
             "appear (a division by zero, half precision, a masked score) before measuring"
@@ -61,18 +69,61 @@ def expect_tokens(name: str, value: Tensor, d_vocab: int) -> None:
     """`value` holds integer token ids of a vocabulary of `d_vocab`.
 
     Raises:
-        TypeError: not a tensor of integers.
+        TypeError: not a tensor of integers that can be indices (32 or 64 bits).
         ValueError: an id out of range.
     """
-    if not isinstance(value, Tensor) or value.is_floating_point() or value.dtype == torch.bool:
+    if not isinstance(value, Tensor) or value.dtype not in IDS:
         kind = getattr(value, "dtype", type(value).__name__)
         raise TypeError(f"{name}: expected a tensor of integer token ids, got {kind}")
+    _expect_numbers(name, value)
     bad = value[(value < 0) | (value >= d_vocab)]
     if len(bad):
         raise ValueError(
             f"{name}: token id {bad[0].item()} is out of range 0 to {d_vocab - 1}; was it made "
             "with another model's tokenizer?"
         )
+
+
+def expect_number(name: str, value: float) -> float:
+    """`value` as a float; TypeError where it is not one number."""
+    try:
+        if isinstance(value, str | bytes):
+            raise TypeError
+        return float(value)
+    except (TypeError, ValueError, OverflowError, RuntimeError):  # RuntimeError: a tensor of many
+        raise TypeError(f"{name}: expected one number, got {type(value).__name__}") from None
+
+
+def expect_text(name: str, text: str) -> None:
+    """`text` is a string that can be tokenized, with more in it than white space.
+
+    Raises:
+        TypeError: not a string.
+        ValueError: nothing but white space, or half of a surrogate pair in it.
+    """
+    if not isinstance(text, str):
+        raise TypeError(f"{name}: expected a string, got {type(text).__name__}")
+    if not text.strip():
+        raise ValueError(f"{name}: expected some text, got {text!r}")
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(f"{name}: {text!r} is no valid Unicode ({error.reason})") from None
+
+
+def expect_fits(name: str, tokens: Tensor, n_ctx: int) -> None:
+    """`tokens [batch, pos]` fit the context, else ValueError: transformer_lens cuts them off
+    without a word, and a model fails on them deep inside."""
+    if tokens.shape[1] > n_ctx:
+        raise ValueError(
+            f"{name}: {tokens.shape[1]} tokens, BOS included, do not fit this model's context of "
+            f"{n_ctx}; shorten the text"
+        )
+
+
+def _expect_numbers(name: str, value: Tensor) -> None:
+    if value.is_meta:
+        raise ValueError(f"{name}: it is on the device 'meta', where tensors hold no numbers")
 
 
 def expect_cached(name: str, cache, names: Sequence[str]) -> None:
@@ -83,3 +134,21 @@ def expect_cached(name: str, cache, names: Sequence[str]) -> None:
             f"{name}: {missing[0]!r} is not in it ({len(missing)} of {len(names)} needed are "
             "missing); run run_with_cache again without names_filter, on the same model"
         )
+
+
+def expect_plain_logits(model) -> None:
+    """The logits are the unembedding of the normalised stream and no more, else ValueError."""
+    config = getattr(getattr(model, "original_model", None), "config", None)
+    after = [
+        ("caps", getattr(model.cfg, "output_logits_soft_cap", None), (None, -1, 0)),
+        ("caps", getattr(config, "final_logit_softcapping", None), (None, 0)),  # Gemma 2
+        ("divides", getattr(config, "logits_scaling", None), (None, 1)),  # Granite
+        ("scales", getattr(config, "logit_scale", None), (None, 1)),  # Cohere
+    ]
+    for does, value, none in after:
+        if value not in none:
+            raise ValueError(
+                f"{model.cfg.architecture} {does} its logits after the unembedding (by {value:g}): "
+                "they are no sum of components, and a lens would not end in them; patch instead "
+                "(helpers.patching), which reads the model's own logits"
+            )

@@ -4,7 +4,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from helpers.inputs import expect_cached, expect_finite
+from helpers.inputs import expect_cached, expect_finite, expect_plain_logits
 
 
 @torch.no_grad()
@@ -20,10 +20,12 @@ def logit_lens(model, cache) -> Float[Tensor, "{model.cfg.n_layers}+1 batch pos 
         cache: residual streams of one run; other activations are not needed.
 
     Raises:
-        ValueError: residual streams missing from the cache, of another width, NaN or infinite.
+        ValueError: residual streams missing from the cache, of another width, NaN or infinite; a
+            model that caps or scales its logits.
 
     Source: nostalgebraist 2020, "interpreting GPT: the logit lens".
     """
+    expect_plain_logits(model)
     last = model.cfg.n_layers - 1
     names = [f"blocks.{layer}.hook_resid_pre" for layer in range(last + 1)]
     names.append(f"blocks.{last}.hook_resid_post")

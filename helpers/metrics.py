@@ -3,7 +3,7 @@
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from helpers.inputs import expect_axes, expect_finite, expect_tokens
+from helpers.inputs import expect_axes, expect_finite, expect_number, expect_tokens
 
 
 def logit_diff(
@@ -56,6 +56,7 @@ def normalise(value: Tensor, clean: Tensor | float, corrupted: Tensor | float) -
         can overshoot.
 
     Raises:
+        TypeError: a value that is no number.
         ValueError: the two baselines are equal to within 1e-6, so the scale has no length, or are
             not one finite number each.
 
@@ -65,7 +66,7 @@ def normalise(value: Tensor, clean: Tensor | float, corrupted: Tensor | float) -
     for name, end in (("clean", clean), ("corrupted", corrupted)):
         if isinstance(end, Tensor) and end.numel() != 1:
             raise ValueError(f"{name}: expected one number, got shape {tuple(end.shape)}")
-        number = float(end)
+        number = expect_number(name, end)
         if number - number != 0:  # NaN or infinite
             raise ValueError(f"{name}: expected a finite number, got {number}")
         ends.append(number)
@@ -75,7 +76,11 @@ def normalise(value: Tensor, clean: Tensor | float, corrupted: Tensor | float) -
             f"clean ({high:g}) and corrupted ({low:g}) give the same metric, so there is nothing "
             "to recover; choose a corruption that changes the answer"
         )
-    return (value - low) / (high - low)
+    try:
+        return (value - low) / (high - low)
+    except (TypeError, RuntimeError):  # RuntimeError: truth values have no difference
+        kind = getattr(value, "dtype", type(value).__name__)
+        raise TypeError(f"value: expected a tensor of numbers, got {kind}") from None
 
 
 def answer_rank(
@@ -119,13 +124,13 @@ def kl_divergence(
     How surprised one is, on average over P, to be told Q: sum of P (log P - log Q).
 
     Raises:
-        TypeError: one of them is not a tensor.
-        ValueError: the two differ in shape, or hold NaN or infinity.
+        TypeError: one of them is not a tensor of floating-point numbers.
+        ValueError: the two differ in shape, have no tokens, or hold NaN or infinity.
 
     Source: Kullback & Leibler 1951.
     """
-    expect_finite("logits", logits)
-    expect_finite("other", other)
+    _expect_logits("logits", logits)
+    _expect_logits("other", other)
     if logits.shape != other.shape:
         raise ValueError(
             f"logits {tuple(logits.shape)} and other {tuple(other.shape)} differ in shape; "
@@ -139,14 +144,21 @@ def entropy(logits: Float[Tensor, "*axes d_vocab"]) -> Float[Tensor, "*axes"]:
     """Entropy of the next-token distribution in nats: 0 is certain, log(d_vocab) knows nothing.
 
     Raises:
-        TypeError: not a tensor.
-        ValueError: NaN or infinite logits.
+        TypeError: not a tensor of floating-point numbers.
+        ValueError: no tokens, NaN or infinite logits.
 
     Source: Shannon 1948.
     """
-    expect_finite("logits", logits)
+    _expect_logits("logits", logits)
     log_p = logits.log_softmax(-1)
     return -(log_p.exp() * log_p).sum(-1)
+
+
+def _expect_logits(name: str, logits: Tensor) -> None:
+    """Finite logits `[..., d_vocab]` of at least one token."""
+    expect_finite(name, logits)
+    if not logits.ndim or not logits.shape[-1]:
+        raise ValueError(f"{name}: expected [..., d_vocab], got shape {tuple(logits.shape)}")
 
 
 def _last(logits: Tensor) -> Tensor:

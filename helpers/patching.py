@@ -17,7 +17,14 @@ from torch import Tensor
 from tqdm import tqdm
 
 from helpers.growing import ATTENTION, HEADS, MLP, RESIDUAL, SITES, Cell, grown_logits
-from helpers.inputs import expect_axes, expect_cached, expect_finite, expect_tokens
+from helpers.inputs import (
+    FLOATS,
+    IDS,
+    expect_axes,
+    expect_cached,
+    expect_finite,
+    expect_tokens,
+)
 from helpers.live import live_logits, supports_live
 
 Metric = Callable[[Float[Tensor, "rows pos d_vocab"]], Float[Tensor, "rows"]]
@@ -266,5 +273,5 @@ def _measured(metric: Metric, logits: Tensor) -> Float[Tensor, "rows"]:
             f"metric: expected one number for each of the {len(logits)} rows, got {shape}; "
             "do not average over rows or call .item()"
         )
-    expect_finite("metric", values)
+    expect_finite("metric", values, [*FLOATS, *IDS])  # a rank is a whole number
     return values

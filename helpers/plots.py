@@ -40,13 +40,17 @@ def heatmap(
         limit: the value at the end of the scale; default: the largest present.
         text: strings `[row, column]` to write into the cells.
     """
-    z = _array(values)
+    z = _array("values", values)
     if z.shape != (len(y), len(x)):
         raise ValueError(f"values {z.shape} do not fit {len(y)} row and {len(x)} column labels")
     if text is not None and np.shape(text) != z.shape:
         raise ValueError(f"text {np.shape(text)} does not fit values {z.shape}")
     if np.isnan(z).all():
         raise ValueError("values: every cell is NaN, so there is nothing to draw")
+    if np.isinf(z).any():
+        raise ValueError("values: one is infinite, so the colours have no scale")
+    if limit is not None and not 0 < limit < np.inf:
+        raise ValueError(f"limit: expected a positive number, got {limit}")
     top = limit if limit is not None else float(np.nanmax(np.abs(z))) or 1.0
     trace = go.Heatmap(
         z=z.tolist(),
@@ -77,12 +81,16 @@ def lines(
     spread: Mapping[str, object] | None = None,
 ) -> go.Figure:
     """One line a name; `x` defaults to 0, 1, 2 ...; `spread` draws bars of +- that size."""
+    if not isinstance(series, Mapping):
+        raise TypeError(f"series: expected a dict of lines by name, got {type(series).__name__}")
+    if unknown := set(spread or {}) - set(series):
+        raise ValueError(f"spread: there is no line {min(unknown)!r}")
     figure = go.Figure()
     for i, (name, values) in enumerate(series.items()):
-        y = _array(values)
+        y = _array(name, values)
         if y.ndim != 1 or (x is not None and len(x) != len(y)):
             raise ValueError(f"{name}: shape {y.shape} does not fit one line over x")
-        error = {"array": _array(spread[name]).tolist()} if spread and name in spread else None
+        error = _error_bars(spread[name], y) if spread and name in spread else None
         figure.add_scatter(
             x=list(x) if x is not None else list(range(len(y))),
             y=y.tolist(),
@@ -104,10 +112,10 @@ def bars(
     spread=None,
 ) -> go.Figure:
     """One bar a label, in the order given; `spread` draws error bars of that size."""
-    y = _array(values)
+    y = _array("values", values)
     if y.shape != (len(labels),):
         raise ValueError(f"values {y.shape} do not fit {len(labels)} labels")
-    error = {"array": _array(spread).tolist()} if spread is not None else None
+    error = _error_bars(spread, y) if spread is not None else None
     colours = [LINES[0] if value >= 0 else LINES[1] for value in y]
     figure = go.Figure(
         go.Bar(x=list(range(len(y))), y=y.tolist(), error_y=error, marker_color=colours)
@@ -128,7 +136,7 @@ def scatter(
     diagonal: bool = False,
 ) -> go.Figure:
     """Points, coloured by group; `diagonal` adds the line y = x where two routes should agree."""
-    x, y = _array(x), _array(y)
+    x, y = _array("x", x), _array("y", y)
     if x.ndim != 1 or x.shape != y.shape:
         raise ValueError(f"x {x.shape} and y {y.shape} should be two lists of one length")
     for name, labels in (("groups", groups), ("hover", hover)):
@@ -146,7 +154,7 @@ def scatter(
             mode="markers",
             marker={"color": LINES[i % len(LINES)], "symbol": i % 8, "size": 8},
         )
-    if diagonal:
+    if diagonal and len(x):
         ends = [float(min(x.min(), y.min())), float(max(x.max(), y.max()))]
         line = {"color": "#888888", "dash": "dash"}
         figure.add_scatter(x=ends, y=ends, mode="lines", line=line, name="y = x")
@@ -167,7 +175,7 @@ def load_views() -> HTML:
 
 def attention(pattern, tokens: Sequence[str], *, heads: Sequence[str]) -> HTML:
     """Attention patterns `[head, query, key]` to be explored: hover a token, click a head."""
-    pattern = _array(pattern)
+    pattern = _array("pattern", pattern)
     if pattern.shape != (len(heads), len(tokens), len(tokens)):
         raise ValueError(
             f"pattern {pattern.shape} does not fit {len(heads)} heads and {len(tokens)} tokens"
@@ -183,7 +191,7 @@ def attention(pattern, tokens: Sequence[str], *, heads: Sequence[str]) -> HTML:
 
 def tokens(strings: Sequence[str], values) -> HTML:
     """Text with each token coloured by its value (negative red, positive blue)."""
-    values = _array(values)
+    values = _array("values", values)
     if values.shape != (len(strings),):
         raise ValueError(f"values {values.shape} do not fit {len(strings)} tokens")
     return _view("ColoredTokens", tokens=list(strings), values=values.round(3))
@@ -201,11 +209,23 @@ def _view(element: str, **props) -> HTML:
     )
 
 
-def _array(values) -> np.ndarray:
+def _error_bars(spread, y: np.ndarray) -> dict:
+    sizes = _array("spread", spread)
+    if sizes.shape != y.shape:
+        raise ValueError(f"spread {sizes.shape} does not fit values {y.shape}")
+    return {"array": sizes.tolist()}
+
+
+def _array(name: str, values) -> np.ndarray:
     """A tensor on any device, an array or a list, as an array."""
+    if getattr(values, "is_meta", False):
+        raise ValueError(f"{name}: it is on the device 'meta', where tensors hold no numbers")
     if hasattr(values, "detach"):
         values = values.detach().float().cpu()
-    return np.asarray(values, dtype=float)
+    try:
+        return np.asarray(values, dtype=float)
+    except (TypeError, ValueError):
+        raise ValueError(f"{name}: expected numbers, in rows of one length") from None
 
 
 def _named(labels: Sequence[str]) -> dict:

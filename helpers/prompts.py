@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from helpers.inputs import expect_fits, expect_text
 from helpers.metrics import logit_diff, reads_last
 
 
@@ -48,15 +49,18 @@ class PromptPair:
 
         Raises:
             TypeError: a field is not a string.
-            ValueError: an empty prompt, a different number of tokens, the same tokens twice, or an
-                answer that is not one token; shows both tokenizations.
+            ValueError: an empty prompt, one longer than the context, a different number of tokens,
+                the same tokens twice, or an answer that is not one token; shows both tokenizations.
         """
         for name in ("clean", "corrupted", "answer", "distractor"):
-            if not isinstance(text := getattr(self, name), str):
-                raise TypeError(f"{name}: expected a string, got {type(text).__name__}")
-            if not text.strip():
-                raise ValueError(f"{name}: expected some text, got {text!r}")
-        clean, corrupted = model.to_tokens(self.clean), model.to_tokens(self.corrupted)
+            expect_text(name, getattr(self, name))
+        # Said outright: transformer_lens leaves BOS out for some models (Pythia).
+        clean, corrupted = (
+            model.to_tokens(text, prepend_bos=True, truncate=False)
+            for text in (self.clean, self.corrupted)
+        )
+        expect_fits("clean", clean, model.cfg.n_ctx)
+        expect_fits("corrupted", corrupted, model.cfg.n_ctx)
         both = f"\n  clean     {_shown(model, clean)}\n  corrupted {_shown(model, corrupted)}"
         if clean.shape != corrupted.shape:
             raise ValueError(
@@ -74,7 +78,7 @@ class PromptPair:
 
 
 def _one_token(model, name: str, text: str) -> Int[Tensor, "1"]:
-    ids = model.to_tokens(text, prepend_bos=False)
+    ids = model.to_tokens(text, prepend_bos=False, truncate=False)
     if ids.shape[1] != 1:
         hint = "" if text.startswith(" ") else f"; with a leading space, {' ' + text!r}?"
         raise ValueError(

@@ -7,7 +7,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from helpers.inputs import expect_axes, expect_finite, expect_index
+from helpers.inputs import (
+    expect_axes,
+    expect_finite,
+    expect_fits,
+    expect_index,
+    expect_number,
+    expect_text,
+)
 
 
 @torch.no_grad()
@@ -31,8 +38,8 @@ def steering_vector(
 
     Raises:
         TypeError: a prompt is not a string.
-        ValueError: no prompt or an empty one, a layer out of range, a vector of zero (the two sides
-            are the same).
+        ValueError: no prompt, an empty one or one longer than the context, a layer out of range, a
+            vector of zero (the two sides are the same).
 
     Source: Turner et al. 2023 (arXiv 2308.10248); averaged over pairs, Rimsky et al. 2023
     (arXiv 2312.06681).
@@ -50,9 +57,11 @@ def steering_vector(
         for prompt in prompts:
             if not isinstance(prompt, str):
                 raise TypeError(f"{side}: expected strings, got {type(prompt).__name__}")
-            if not prompt.strip():
-                raise ValueError(f"{side}: expected some text, got {prompt!r}")
-            _, cache = model.run_with_cache(model.to_tokens(prompt), names_filter=name)
+            expect_text(side, prompt)
+            # Said outright: transformer_lens leaves BOS out for some models (Pythia).
+            tokens = model.to_tokens(prompt, prepend_bos=True, truncate=False)
+            expect_fits(side, tokens, model.cfg.n_ctx)
+            _, cache = model.run_with_cache(tokens, names_filter=name)
             means.append(cache[name][0, 1:].mean(0))  # (d_model): without BOS
         return torch.stack(means).mean(0)
 
@@ -86,7 +95,7 @@ def steer(
     expect_index("layer", layer, model.cfg.n_layers, "layers")
     expect_axes("vector", vector, "d_model", d_model=model.cfg.d_model)
     expect_finite("vector", vector)
-    addition = coefficient * vector
+    addition = expect_number("coefficient", coefficient) * vector
     expect_finite(f"coefficient {coefficient!r} * vector", addition)
     calls = 0
 
