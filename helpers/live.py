@@ -28,14 +28,17 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformer_lens.model_bridge import TransformerBridge
 from transformers.models.gpt2.modeling_gpt2 import GPT2Block
+from transformers.pytorch_utils import Conv1D
 
 from helpers.growing import ATTENTION, HEADS, MLP, RESIDUAL, Cell
+from helpers.product import product
 
 ACTIVATIONS = {
     "gelu_new": partial(F.gelu, approximate="tanh"),
     "gelu": F.gelu,
     "relu": F.relu,
 }
+MLP_ROWS = 1024
 
 
 class Patch(NamedTuple):
@@ -76,12 +79,12 @@ class Live:
 
     def spread(self, z: Float[Tensor, "runs pos width"]) -> Float[Tensor, "rows width"]:
         """Give a row to every state from a run's first live one on, and return the rows of `z`."""
-        corrupted = self.table[0]
-        live = (self.table != corrupted).cumsum(1) > 0
-        self.stream = torch.cat([self.stream[corrupted], self.stream[self.table[live]]])
-        rows = torch.cat([z[0], z[live]])
-        self.table = corrupted.repeat(len(live), 1)
-        self.table[live] = torch.arange(len(corrupted), len(rows), device=z.device)
+        own = (self.table != self.table[0]).cumsum(1) > 0
+        own[0] = True  # the corrupted run's rows come first
+        rows = z[own]
+        self.stream = self.stream[self.table[own]]
+        self.table = torch.arange(own.shape[1], device=z.device).repeat(len(own), 1)
+        self.table[own] = torch.arange(len(rows), device=z.device)
         return rows
 
     def keep_last(self, z: Float[Tensor, "runs 1 width"]) -> Float[Tensor, "rows width"]:
@@ -125,11 +128,11 @@ def live_logits(
         live.stream = live.join(live.stream, at(RESIDUAL))
         z = attention(block, live, model.cfg.n_heads, last)
         z = live.keep_last(z) if last else live.spread(z)
-        out = plain(block.attn.o)(live.join(z, at(HEADS)))
+        out = linear(block.attn.o, live.join(z, at(HEADS)))
         out = live.join(out, at(ATTENTION))
-        live.stream = live.stream + out
+        live.stream += out
         out = live.join(mlp(block, live.stream, ACTIVATIONS[model.cfg.act_fn]), at(MLP))
-        live.stream = live.stream + out
+        live.stream += out
     return unembed(model, live.stream)[live.table[1:]]
 
 
@@ -140,17 +143,21 @@ def attention(block, live: Live, n_heads: int, last: bool) -> Float[Tensor, "run
     the corrupted run's for the rest.
     """
     x = plain(block.ln1)(live.stream)
-    q = plain(block.attn.q)(x[live.table[:, -1:]]) if last else plain(block.attn.q)(x)[live.table]
-    k, v = plain(block.attn.k)(x)[live.table], plain(block.attn.v)(x)[live.table]
+    k, v = linear(block.attn.k, x)[live.table], linear(block.attn.v, x)[live.table]
+    if last:
+        q = linear(block.attn.q, x[live.table[:, -1]])[:, None]
+    else:
+        q = linear(block.attn.q, x)[live.table]
     q, k, v = (y.unflatten(-1, (n_heads, -1)).transpose(1, 2) for y in (q, k, v))
     z = F.scaled_dot_product_attention(q, k, v, is_causal=not last)  # (runs, head, pos, d_head)
     return z.transpose(1, 2).flatten(2)
 
 
 def mlp(block, stream: Float[Tensor, "rows d_model"], activation) -> Float[Tensor, "rows d_model"]:
-    """The MLP's output, with the activation function in one pass over memory."""
-    hidden = plain(getattr(block.mlp, "in"))(plain(block.ln2)(stream))
-    return plain(block.mlp.out)(activation(hidden))
+    """The MLP's output; its hidden states, the widest of all, are made for some rows at a time."""
+    into, out = getattr(block.mlp, "in"), block.mlp.out
+    parts = plain(block.ln2)(stream).split(MLP_ROWS)
+    return torch.cat([linear(out, activation(linear(into, rows))) for rows in parts])
 
 
 def unembed(model, stream: Float[Tensor, "rows d_model"]) -> Float[Tensor, "rows d_vocab"]:
@@ -160,7 +167,7 @@ def unembed(model, stream: Float[Tensor, "rows d_model"]) -> Float[Tensor, "rows
     """
     x, unembedding = plain(model.ln_final)(stream), plain(model.unembed)
     blocks = zip(unembedding.weight.split(1024), unembedding.bias.split(1024), strict=True)
-    return torch.cat([F.linear(x, weight, bias) for weight, bias in blocks], dim=-1)
+    return torch.cat([product(x, weight.T, bias) for weight, bias in blocks], dim=-1)
 
 
 def patch_at(clean_cache, cells: list[Cell], layer: int, site: str) -> Patch | None:
@@ -173,6 +180,13 @@ def patch_at(clean_cache, cells: list[Cell], layer: int, site: str) -> Patch | N
     for row, cell in zip(mask, here, strict=True):
         row[cell.index] = True
     return Patch(mask.flatten(2), clean.flatten(1))
+
+
+def linear(module, x: Float[Tensor, "rows d_in"]) -> Float[Tensor, "rows d_out"]:
+    """What a linear layer of the model gives, without its hooks."""
+    layer = plain(module)  # GPT-2's own layers keep their weights the other way round
+    weight = layer.weight if isinstance(layer, Conv1D) else layer.weight.T
+    return product(x, weight, layer.bias)
 
 
 def plain(module) -> torch.nn.Module:

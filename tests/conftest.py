@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 from jaxtyping import install_import_hook
 
-SHAPED = ["metrics", "prompts", "patching", "growing", "live"]
+SHAPED = ["metrics", "prompts", "patching", "growing", "live", "product"]
 SHAPED += ["attribution", "induction", "lens", "steering"]
 
 # The shapes in the signatures of these modules are checked at run time in every test, arguments and

@@ -1,0 +1,61 @@
+"""Matrix products of a sweep, by the faster of torch's two libraries.
+
+On x86 torch hands a matrix product to MKL and a convolution to oneDNN. Both are exact to rounding,
+but MKL does not use the widest instructions of every maker's processors; there oneDNN is twice as
+fast (benchmarks/README.md). A matrix product *is* a convolution with filters of one pixel: take the
+weight matrix for a picture with a channel for each input and a pixel for each output, and each row
+of `x` for a filter. Nothing is copied to look at it that way.
+"""
+
+import time
+from functools import cache
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn import functional as F
+
+LARGE = 2**25  # multiplications; below, what a convolution takes to set up is not made good
+
+
+def product(
+    x: Float[Tensor, "rows d_in"], weight: Float[Tensor, "d_in d_out"], bias: Float[Tensor, "d_out"]
+) -> Float[Tensor, "rows d_out"]:
+    """`x @ weight + bias`."""
+    large = x.numel() * weight.shape[1] >= LARGE
+    suited = large and x.is_cpu and x.dtype == torch.float32
+    if suited and convolution_wins(torch.get_num_threads()):
+        return by_convolution(x, weight, bias)
+    return torch.addmm(bias, x, weight)
+
+
+def by_convolution(
+    x: Float[Tensor, "rows d_in"], weight: Float[Tensor, "d_in d_out"], bias: Float[Tensor, "d_out"]
+) -> Float[Tensor, "rows d_out"]:
+    """`x @ weight + bias`, with the weight as a picture and the rows as filters."""
+    if weight.mT.is_contiguous():  # kept the other way round: the rows are the picture
+        picture = x[None, :, None].permute(0, 3, 1, 2)  # (1, d_in, rows, 1)
+        return F.conv2d(picture, weight.mT[:, :, None, None], bias)[0, :, :, 0].mT
+    picture = weight[None, :, :, None]  # (1, d_in, d_out, 1)
+    return F.conv2d(picture, x[:, :, None, None])[0, :, :, 0].add_(bias)
+
+
+@cache
+def convolution_wins(threads: int) -> bool:
+    """Whether a convolution takes less than 3/4 of the time here; measured once (20 ms).
+
+    With one thread torch does not hand it to oneDNN, and on a Mac there is another library: then
+    the two take the same time, or the convolution longer.
+    """
+    x, weight, bias = torch.ones(256, 768), torch.ones(768, 768), torch.ones(768)
+
+    def seconds(multiply) -> float:
+        times = []
+        for _ in range(6):
+            start = time.perf_counter()
+            multiply()
+            times.append(time.perf_counter() - start)
+        return min(times)
+
+    usual = seconds(lambda: torch.addmm(bias, x, weight))
+    return seconds(lambda: by_convolution(x, weight, bias)) < 0.75 * usual
