@@ -205,17 +205,18 @@ def above_null(attempt) -> None:
         def above(limit):
             return {tuple(place) for place in (scores > limit).nonzero().tolist()}
 
-        for limit, reason in (
-            (0.3, "This is the bare threshold of 0.3. The null says how high chance can go."),
-            (null.amax(0), "Each head is compared with its own null only. Chance has as many tries "
-                           "as there are heads: take the highest score of any head."),
-            (null[0].max(), "Only the null's first row counts; take the highest of all rows."),
-            (null.mean(0).max(), "The rows are averaged before the maximum: the threshold is the "
-                                 "highest score on a single row."),
-            (null.mean(), "This is the null's mean. Much of what chance gives lies above it."),
-            (null.mean() + 2 * null.std(), "Mean and standard deviation fit a bell curve. This "
-                                           "null is not one: take its highest score."),
-        ):  # fmt: skip
+        limits = {
+            "This is the bare threshold of 0.3. The null says how high chance can go.": 0.3,
+            "Each head is compared with its own null only. Chance has as many tries as there are "
+            "heads: take the highest score of any head.": null.amax(0),
+            "Only the null's first row counts; take the highest of all rows.": null[0].max(),
+            "The rows are averaged before the maximum: the threshold is the highest score on a "
+            "single row.": null.mean(0).max(),
+            "This is the null's mean. Chance goes above its own mean again and again.": null.mean(),
+            "Mean and standard deviation fit a bell curve. This null is not one: take its highest "
+            "score.": null.mean() + 2 * null.std(),
+        }
+        for reason, limit in limits.items():
             expect(set(got) != above(limit), reason)
         expect(False, f"The null goes up to {null.max():.2f}; above it are {wanted}, not {got}.")
     flat = torch.full((2, 2, 2), 0.04)

@@ -133,3 +133,11 @@ def test_fold_outs_are_plain_html(notebook):
     for text in sources(notebook, "markdown"):
         assert text.count("<details>") == text.count("</details>") == text.count("</summary>")
         assert not re.search(r"^:::|^```\{", text, re.M)
+
+
+@pytest.mark.parametrize(("number", "path"), list(enumerate(PATHS, 1)), ids=NAMES)
+def test_the_readme_promises_the_notebooks_own_minutes(number, path):
+    readme = (ROOT / "README.md").read_text("utf-8")
+    promised = re.search(rf"^\| {number} \|.*\| (\d+) \(\+ (\d+)\) \|$", readme, re.M).groups()
+    glance = "\n".join(cell.source for cell in nbformat.read(path, as_version=4).cells[:3])
+    assert promised == re.search(r"(\d+) minutes to read and run, (\d+) for", glance).groups()

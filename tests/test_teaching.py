@@ -17,10 +17,10 @@ ENTRY = re.compile(r'<a id="([\w-]+)"></a>\*\*(.+?)\*\*(?: \(also (.+?)\))?: (.+
 
 # Set in italics or bold for stress alone; a term belongs into teaching/glossary.md instead.
 STRESS = """adds, after, all, and, anew, another position, Back, before, can, cause, decides,
-each, entering, every, extract, fresh, from the unsteered to the steered, in front of the MLP, is,
-last, lens, loss, model's own, new, next, Nothing reacts, of B, one, order, other, outside, put,
-read, relied, returned, samples, size, small, terrible, The movie made me, there, this, two,
-whatever the hook sees, where, wonderful, would, Your guess"""
+each, entering, every, extract, followed, fresh, from the unsteered to the steered, in front of
+the MLP, is, last, lens, loss, model's own, new, next, Nothing reacts, of B, one, order, other,
+outside, places, put, read, relied, returned, samples, size, small, terrible, The movie made me,
+there, this, two, whatever the hook sees, where, wonderful, would, Your guess"""
 
 
 def text(name: str) -> str:
