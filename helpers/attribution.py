@@ -11,6 +11,7 @@ from helpers.inputs import (
     expect_cached,
     expect_finite,
     expect_index,
+    expect_local,
     expect_plain_logits,
     expect_tokens,
 )
@@ -60,6 +61,7 @@ def attribute_logit_diff(
     Source: Elhage et al. 2021, "A Mathematical Framework for Transformer Circuits"; Wang et al.
     2022 (arXiv 2211.00593). Direct effects only: Janiak et al. 2023 (arXiv 2310.07325).
     """
+    expect_local(model)
     layers = range(model.cfg.n_layers)
     outputs = [f"blocks.{layer}.hook_mlp_out" for layer in layers]
     inner = [f"blocks.{layer}.attn.hook_z" for layer in layers]
@@ -107,6 +109,7 @@ def attribute_neurons(
     Raises:
         TypeError, ValueError: as `attribute_logit_diff`; a layer out of range.
     """
+    expect_local(model)
     expect_index("layer", layer, model.cfg.n_layers, "layers")
     name = f"blocks.{layer}.mlp.hook_post"
     if name not in model.hook_dict:

@@ -118,7 +118,8 @@ def library_messages() -> Iterator[list[str]]:
     messages = []
     collector = logging.Handler()
     collector.emit = lambda record: messages.append(record.getMessage())
-    loggers = [logging.getLogger(name) for name in ("transformers", "huggingface_hub")]
+    names = ("transformers", "huggingface_hub", "accelerate")
+    loggers = [logging.getLogger(name) for name in names]
     before = [(logger.handlers, logger.propagate, logger.level) for logger in loggers]
     bars = transformers_logging.is_progress_bar_enabled()
     transformers_logging.disable_progress_bar()

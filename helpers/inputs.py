@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+from transformer_lens.model_bridge.remote_bridge import RemoteBridge
 
 FLOATS = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 IDS = (torch.int32, torch.int64)  # what torch takes as indices
@@ -124,6 +125,17 @@ def expect_fits(name: str, tokens: Tensor, n_ctx: int) -> None:
 def _expect_numbers(name: str, value: Tensor) -> None:
     if value.is_meta:
         raise ValueError(f"{name}: it is on the device 'meta', where tensors hold no numbers")
+
+
+def expect_local(model) -> None:
+    """The model runs in this process, else TypeError: what a hook returns to a remote one is thrown
+    away, so that every change would be none, and its weights are not here."""
+    if isinstance(model, RemoteBridge):
+        raise TypeError(
+            "this model runs in another process (RemoteBridge), where hooks only look: load it "
+            "with helpers.models.load_model, or write the change as `intervene=` "
+            "(teaching/large-models.md)"
+        )
 
 
 def expect_cached(name: str, cache, names: Sequence[str]) -> None:

@@ -4,7 +4,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from helpers.inputs import expect_cached, expect_finite, expect_plain_logits
+from helpers.inputs import expect_cached, expect_finite, expect_local, expect_plain_logits
 
 
 @torch.no_grad()
@@ -25,6 +25,7 @@ def logit_lens(model, cache) -> Float[Tensor, "{model.cfg.n_layers}+1 batch pos 
 
     Source: nostalgebraist 2020, "interpreting GPT: the logit lens".
     """
+    expect_local(model)
     expect_plain_logits(model)
     last = model.cfg.n_layers - 1
     names = [f"blocks.{layer}.hook_resid_pre" for layer in range(last + 1)]

@@ -98,7 +98,8 @@ def supports_live(model) -> bool:
     """Whether `live_logits` computes what this model does.
 
     That is GPT-2's architecture (LayerNorm first, learned positions, attention then MLP), in full
-    or double precision, with no hook in place that a run of its own would have to call.
+    or double precision and on one device, with no hook in place that a run of its own would have to
+    call.
     """
     if not isinstance(model, TransformerBridge) or model.training:
         return False
@@ -109,6 +110,7 @@ def supports_live(model) -> bool:
         and c.act_fn in ACTIVATIONS
         and not c.scale_attn_by_inverse_layer_idx
         and c.dtype in (torch.float32, torch.float64)
+        and len({p.device for p in model.parameters()}) == 1  # "meta" where a part is on the disk
         and not any(point.has_hooks() for point in model.hook_dict.values())
     )
 

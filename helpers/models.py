@@ -27,6 +27,8 @@ def load_model(
     *,
     device: str | torch.device | None = None,
     dtype: torch.dtype = torch.float32,
+    device_map: str | dict[str, str | int] | None = None,
+    offload_folder: str | os.PathLike[str] | None = None,
 ) -> TransformerBridge:
     """Return a model ready for analysis: weights processed, parameters frozen, eval mode.
 
@@ -41,6 +43,11 @@ def load_model(
             and "x/y" do where one exists, except that "gpt2" and "tutorial-4l" keep their meaning.
         device: None for CUDA where there is one, else the CPU.
         dtype: torch.float32, float64, float16 or bfloat16.
+        device_map: in place of `device`, for a model that is too large for one: how accelerate is
+            to spread it ("auto", "balanced", or a dict from the names of modules to devices). With
+            a part on "cpu" or "disk", weights stay as they are in the file: nothing is folded or
+            centred, and `helpers.attribution` refuses such a model (teaching/large-models.md).
+        offload_folder: where the parts on "disk" go.
 
     Returns:
         The model. `model.cfg.model_name` is "tutorial-4l", the hub name, or the directory as given,
@@ -48,8 +55,9 @@ def load_model(
 
     Raises:
         TypeError: name, device or dtype of a wrong type.
-        ValueError: a device or dtype that cannot be used; a name that the hub does not know, or
-            without safetensors weights there; weights that do not fit their config.json.
+        ValueError: a device or dtype that cannot be used; a device and a device_map; a name that
+            the hub does not know, or without safetensors weights there; weights that do not fit
+            their config.json.
         FileNotFoundError: no such directory, or a file is missing from it.
         ConnectionError: no copy in the hub's cache here, and no answer from the hub in 6 s, or a
             download that stands still (noticed after 1 to 4 minutes).
@@ -58,7 +66,15 @@ def load_model(
     run of so small a model took 170 ms with two threads, 1.6 ms with one. Other models leave the
     number alone; `torch.set_num_threads` changes it.
     """
-    device, dtype = _checked(device, dtype)
+    if device_map is None:
+        device, dtype = _checked(device, dtype)
+    elif device is not None:
+        raise ValueError(f"device {device!r} and a device_map: give one of them")
+    else:
+        _, dtype = _checked("cpu", dtype)
+    placement = {"device": device, "device_map": device_map}
+    if offload_folder is not None:
+        placement["offload_folder"] = os.fspath(offload_folder)
     name = name if name is not None else os.environ.get("TUTORIAL_MODEL") or EMBEDDED
     identity, directory = _locate(name)
     if not directory.is_dir():
@@ -71,7 +87,7 @@ def load_model(
         )
     if identity == EMBEDDED:
         torch.set_num_threads(1)
-    model = _boot(directory, device, dtype)
+    model = _boot(directory, dtype, placement)
     model.cfg.model_name = identity
     return model
 
@@ -86,11 +102,14 @@ def describe(model: TransformerBridge) -> str:
     )
 
 
-def _boot(directory: Path, device: str, dtype: torch.dtype) -> TransformerBridge:
+def _boot(directory: Path, dtype: torch.dtype, placement: dict) -> TransformerBridge:
     with library_messages() as messages:
         try:
-            model = TransformerBridge.boot_transformers(str(directory), device=device, dtype=dtype)
-            model.enable_compatibility_mode()  # once: it rewrites the weights
+            model = TransformerBridge.boot_transformers(str(directory), dtype=dtype, **placement)
+            parts = getattr(model.original_model, "hf_device_map", None) or {}
+            offloaded = not {"cpu", "disk"}.isdisjoint(map(str, parts.values()))
+            # Once: it rewrites the weights, where they are all in reach.
+            model.enable_compatibility_mode(no_processing=offloaded)
         except Exception as error:
             error.add_note(f"while loading the model in {directory}")
             raise

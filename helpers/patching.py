@@ -23,6 +23,7 @@ from helpers.inputs import (
     expect_axes,
     expect_cached,
     expect_finite,
+    expect_local,
     expect_tokens,
 )
 from helpers.live import live_logits, supports_live
@@ -225,6 +226,7 @@ def _length(tokens: Tensor) -> int:
 
 def _check(model, tokens: Tensor, cache, sites: set[tuple[int, str]]) -> None:
     """The prompt is of this model's tokens, and the cache is of its shape."""
+    expect_local(model)
     positions = _length(tokens)
     expect_tokens("corrupted_tokens", tokens, model.cfg.d_vocab)
     names = [f"blocks.{layer}.{site}" for layer, site in sorted(sites)]

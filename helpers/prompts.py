@@ -89,7 +89,7 @@ def _one_token(model, name: str, text: str) -> Int[Tensor, "1"]:
 
 
 def _shown(model, ids: Int[Tensor, "1 pos"]) -> str:
-    return "|".join(model.to_str_tokens(ids[0]))
+    return "|".join(model.tokenizer.batch_decode(ids[0][:, None]))
 
 
 # Same answer position, same length and the same subject span under the embedded tokenizer and under

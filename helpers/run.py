@@ -39,8 +39,13 @@ def count_claims(notebook: nbformat.NotebookNode, status: str) -> int:
     return sum(o.get("metadata", {}).get("claim") == status for o in outputs)
 
 
-def execute(path: Path, out: Path, seconds: float = CELL_SECONDS) -> Result:
-    """Run one notebook in its own folder and write the executed copy to `out`, failed or not."""
+def execute(
+    path: Path, out: Path, seconds: float = CELL_SECONDS, environment: dict[str, str] | None = None
+) -> Result:
+    """Run one notebook in its own folder and write the executed copy to `out`, failed or not.
+
+    `environment` holds the variables that the kernel gets beside those of this process.
+    """
     notebook = nbformat.read(path, as_version=4)
     where = {"metadata": {"path": str(path.parent)}}
     client = NotebookClient(
@@ -53,7 +58,7 @@ def execute(path: Path, out: Path, seconds: float = CELL_SECONDS) -> Result:
     )
     start, error = time.perf_counter(), ""
     try:
-        client.execute()
+        client.execute(env=os.environ | (environment or {}))
     except CellExecutionError as failure:
         error = str(failure)
     except CellTimeoutError as failure:
@@ -100,11 +105,14 @@ def main(arguments: list[str] | None = None) -> int:
         found = ", ".join(missing) or "no notebooks/*.ipynb"
         print(f"{found}: not there; run from the project's root ({Path.cwd()})", file=sys.stderr)
         return 2
+    # Kernels share the cores: two, each with a thread for every core, ran ten times as long.
+    threads = str(max(1, (os.cpu_count() or 1) // options.jobs))
+    environment = {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", threads)}
     # A notebook runs in its own folder: a model directory named from here must be absolute there.
     model = os.environ.get("TUTORIAL_MODEL", "")
     reserved = {"", "tutorial-4l", "gpt2", "gpt2-small"}  # never directories, see load_model
     if model not in reserved and Path(model).is_dir():
-        os.environ["TUTORIAL_MODEL"] = str(Path(model).resolve())
+        environment["TUTORIAL_MODEL"] = str(Path(model).resolve())
 
     try:
         options.out.mkdir(parents=True, exist_ok=True)
@@ -115,7 +123,8 @@ def main(arguments: list[str] | None = None) -> int:
     results = []
 
     def one(path: Path) -> Result:
-        return execute(path.resolve(), options.out / path.name, options.cell_seconds)
+        out = options.out / path.name
+        return execute(path.resolve(), out, options.cell_seconds, environment)
 
     with ThreadPoolExecutor(options.jobs) as pool:  # each kernel is a process of its own
         for i, result in enumerate(pool.map(one, paths), 1):

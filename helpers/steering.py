@@ -12,6 +12,7 @@ from helpers.inputs import (
     expect_finite,
     expect_fits,
     expect_index,
+    expect_local,
     expect_number,
     expect_text,
 )
@@ -92,6 +93,7 @@ def steer(
 
     Source: Turner et al. 2023 (arXiv 2308.10248).
     """
+    expect_local(model)
     expect_index("layer", layer, model.cfg.n_layers, "layers")
     expect_axes("vector", vector, "d_model", d_model=model.cfg.d_model)
     expect_finite("vector", vector)

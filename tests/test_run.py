@@ -1,5 +1,7 @@
 """`python -m helpers.run`: it counts, it fails when a cell does, and it stops what hangs."""
 
+import os
+
 import nbformat
 import pytest
 
@@ -60,6 +62,26 @@ def test_a_kernel_that_dies_is_told(run):
     status, _, err, _ = run("import os; os._exit(1)")
     assert status == 1
     assert "the kernel died" in err
+
+
+def test_kernels_share_the_cores_and_leave_the_environment(run, monkeypatch):
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    code = "import os; print(os.environ['OMP_NUM_THREADS'])"
+    *_, copies = run(code, code)
+    share = max(1, (os.cpu_count() or 1) // 2)  # two at a time
+    assert [copy.cells[0].outputs[0].text for copy in copies.values()] == [f"{share}\n"] * 2
+    assert "OMP_NUM_THREADS" not in os.environ
+    monkeypatch.setenv("OMP_NUM_THREADS", "7")
+    *_, copies = run(code)
+    assert copies["0.ipynb"].cells[0].outputs[0].text == "7\n"
+
+
+def test_a_model_directory_is_found_from_the_notebooks_folder(run, tmp_path, monkeypatch):
+    (tmp_path / "weights").mkdir()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("TUTORIAL_MODEL", "weights")
+    *_, copies = run("import os; print(os.environ['TUTORIAL_MODEL'])")
+    assert copies["0.ipynb"].cells[0].outputs[0].text == f"{(tmp_path / 'weights').resolve()}\n"
 
 
 def test_the_wrong_folder_is_told(tmp_path, monkeypatch, capsys):
