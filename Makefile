@@ -48,8 +48,15 @@ lock:
 	grep -v "^-e" requirements.txt | uv pip compile --quiet --universal --python-version 3.11 \
 	  --generate-hashes --no-header --no-annotate -o requirements.lock -
 
-# Reinstalls only where the pins or the package itself have changed since.
+# Reinstalls only where the pins or the package itself have changed since. One at a time: two that
+# install into one environment at once would spoil it.
+LOCK := .venv.lock
 .venv/installed: requirements.txt pyproject.toml
-	$(PYTHON) -m venv .venv
-	$(PY) -m pip install --quiet -r requirements.txt
-	touch $@
+	@trap 'exit 130' INT TERM HUP; \
+	until mkdir $(LOCK) 2>/dev/null; do \
+	  echo "another set-up is at work; waiting for it (if there is none: rmdir $(LOCK))"; sleep 5; \
+	done; \
+	trap 'rmdir $(LOCK)' EXIT; \
+	if [ $@ -nt requirements.txt ] && [ $@ -nt pyproject.toml ]; then exit 0; fi; \
+	echo "setting up .venv; the first time this takes minutes"; \
+	$(PYTHON) -m venv .venv && $(PY) -m pip install --quiet -r requirements.txt && touch $@

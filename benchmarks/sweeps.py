@@ -22,6 +22,7 @@ from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel
 
 from benchmarks import waits
 from benchmarks.environments import Peer, Unavailable
+from benchmarks.stages import stages
 from helpers import patching
 from helpers.models import EMBEDDED_DIRECTORY, load_model
 from helpers.product import by_convolution
@@ -140,6 +141,18 @@ def table(seconds: dict) -> list[str]:
     return lines
 
 
+def ideas(model) -> list[str]:
+    """The table of `benchmarks.stages` for two sweeps and two lengths."""
+    return stages(
+        model,
+        {
+            f"{sweep}, {n} tokens": (random_pair(model, n), SWEEPS[sweep][0])
+            for n in (11, 20)
+            for sweep in ("residual", "heads")
+        },
+    )
+
+
 def products(model, positions: int, sweep: str) -> str:
     """Our sweep's floating-point operations a second, beside those of one large matrix product, as
     torch computes it and as a convolution (helpers/product.py)."""
@@ -213,6 +226,7 @@ def main() -> None:
         print("\n".join(lines), flush=True)
         out += [title, "", *lines, ""]
     torch.set_num_threads(THREADS)
+    out += ["## What each idea bought, gpt2-small shape, seconds", "", *ideas(small), ""]
     out += ["## Against the processor", ""]
     out += [f"- {products(small, n, sweep)}" for n in (11, 20) for sweep in ("residual", "heads")]
     out += [

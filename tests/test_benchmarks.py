@@ -4,7 +4,7 @@ import pytest
 import transformer_lens.patching as theirs
 from test_live import family, small  # noqa: F401
 
-from benchmarks import sweeps
+from benchmarks import stages, sweeps
 from helpers import patching
 
 
@@ -35,3 +35,22 @@ def test_a_wrong_grid_is_not_timed(small, monkeypatch):  # noqa: F811
 def test_the_agreement_of_the_estimate_is_told_layer_by_layer(model, pair):
     text = sweeps.screen(model, pair.tokens)
     assert text.split("layer by layer:")[1].count(",") == model.cfg.n_layers - 1
+
+
+def test_each_stage_is_timed_and_gives_the_same_grid(small):  # noqa: F811
+    pairs = {"heads": (sweeps.random_pair(small[0], 5), patching.patch_heads)}
+    header, _, *rows = stages.stages(small[0], pairs, rounds=1)
+    assert header == "| | heads |" and len(rows) == len(stages.STAGES)
+    assert patching.supports_live(small[0])  # switched on again
+
+
+def test_a_stage_with_another_grid_is_noticed(small, monkeypatch):  # noqa: F811
+    calls = []
+
+    def drifting(*arguments):
+        calls.append(1)
+        return patching.patch_heads(*arguments) + 1e-3 * len(calls)
+
+    pairs = {"heads": (sweeps.random_pair(small[0], 5), drifting)}
+    with pytest.raises(AssertionError, match="heads"):
+        stages.stages(small[0], pairs, rounds=1)

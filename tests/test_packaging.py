@@ -1,10 +1,15 @@
 """What the set-up files say to each other, and what is in the repository."""
 
+import os
 import re
+import shutil
 import subprocess
+import time
 import tomllib
 from importlib.metadata import version
 from pathlib import Path
+
+import pytest
 
 ROOT = Path(__file__).parents[1]
 REQUIREMENTS = [
@@ -70,3 +75,57 @@ def test_the_lock_holds_the_pins_and_a_hash_for_everything():
         locked[name.lower().replace("_", "-")] = version
     pins = dict(line.split("==") for line in REQUIREMENTS if line != "-e .")
     assert {name: locked[name.lower().replace("_", "-")] for name in pins} == pins
+
+
+FAKE = """#!/bin/sh
+case "$*" in
+  "-m venv .venv") mkdir -p .venv/bin; cp "$0" .venv/bin/python;;
+  "-m pip install"*) echo begin >> log; sleep 1; [ ! -e broken ] || exit 1; echo end >> log;;
+esac
+"""
+
+
+@pytest.fixture
+def clone(tmp_path):
+    """The Makefile beside a Python that only notes down what it is asked for."""
+    for name in ("Makefile", "requirements.txt", "pyproject.toml"):
+        shutil.copy(ROOT / name, tmp_path)
+    (tmp_path / "fake").write_text(FAKE)
+    (tmp_path / "fake").chmod(0o755)
+    (tmp_path / "log").touch()
+    return tmp_path
+
+
+def start(clone) -> subprocess.Popen:
+    command = ["make", ".venv/installed", "PYTHON=./fake"]
+    return subprocess.Popen(command, cwd=clone, stdout=subprocess.DEVNULL, start_new_session=True)
+
+
+needs_make = pytest.mark.skipif(
+    os.name == "nt" or not shutil.which("make"), reason="no make on this machine"
+)
+
+
+@needs_make
+def test_two_set_ups_at_once_are_one(clone):
+    both = [start(clone), start(clone)]
+    assert [process.wait(60) for process in both] == [0, 0]
+    assert (clone / "log").read_text().split() == ["begin", "end"]
+    assert start(clone).wait(60) == 0  # and later there is nothing to do
+    assert (clone / "log").read_text().split() == ["begin", "end"]
+
+
+@needs_make
+@pytest.mark.parametrize("way", ["fails", "is interrupted"])
+def test_a_set_up_that_fails_leaves_no_lock_and_is_done_again(clone, way):
+    (clone / "broken").touch()
+    first = start(clone)
+    if way == "is interrupted":
+        while "begin" not in (clone / "log").read_text():
+            time.sleep(0.05)
+        os.killpg(first.pid, 2)
+    assert first.wait(60) != 0
+    assert not (clone / ".venv" / "installed").exists()
+    (clone / "broken").unlink()
+    assert start(clone).wait(60) == 0
+    assert (clone / "log").read_text().split()[-1] == "end"

@@ -64,3 +64,9 @@ def test_a_cell_run_twice_in_a_row_says_the_same(executed, name):
     again = {i.removesuffix("-again"): doubled[i] for i in doubled if i.endswith("-again")}
     assert again == {i: doubled[i] for i in again}
     assert len(again) == len(doubled) / 2
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_an_executed_copy_is_small(executed, name):
+    """The circuitsvis program (1.3 MB) comes once a notebook, not once a view."""
+    assert len(nbformat.writes(executed["plain"][name]).encode()) < 3_000_000

@@ -6,6 +6,7 @@ where the setup cell names the public address. No network is used.
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -17,6 +18,7 @@ import nbformat
 import pytest
 from nbclient import NotebookClient
 from packaging.requirements import Requirement
+from test_structure import NAMES, PATHS
 
 from tools import links
 
@@ -62,13 +64,12 @@ def test_the_project_is_not_there_yet(alone):
     subprocess.run([python, "-c", code], cwd=reader, env=environment, check=True)
 
 
-def test_a_notebook_runs_alone(alone, monkeypatch):
+@pytest.fixture
+def execute(alone, monkeypatch):
+    """A function: run some cells of a notebook alone in the reader's directory; all by default."""
     python, reader, environment = alone
-    name = "01_basic_activation_analysis.ipynb"
-    shutil.copy(ROOT / "notebooks" / name, reader)
-    notebook = nbformat.read(reader / name, as_version=4)
     spec = reader.parent / "share" / "kernels" / "alone"
-    spec.mkdir(parents=True)
+    spec.mkdir(parents=True, exist_ok=True)
     argv = [str(python), "-m", "ipykernel_launcher", "-f", "{connection_file}"]
     text = json.dumps({"argv": argv, "display_name": "alone", "language": "python"})
     (spec / "kernel.json").write_text(text)
@@ -76,11 +77,39 @@ def test_a_notebook_runs_alone(alone, monkeypatch):
     for key, value in environment.items():
         monkeypatch.setenv(key, value)
     monkeypatch.delenv("PYTHONPATH", raising=False)
-    where = {"metadata": {"path": str(reader)}}
-    NotebookClient(notebook, timeout=300, kernel_name="alone", resources=where).execute()
-    assert (reader / "tutorials" / "helpers" / "models.py").exists()
+
+    def execute(name: str, cells: tuple[str, ...] = ()):
+        shutil.copy(ROOT / "notebooks" / f"{name}.ipynb", reader)
+        notebook = nbformat.read(reader / f"{name}.ipynb", as_version=4)
+        if cells:
+            notebook.cells = [cell for cell in notebook.cells if cell.id in cells]
+            assert len(notebook.cells) == len(cells)
+        where = {"metadata": {"path": str(reader)}}
+        NotebookClient(
+            notebook,
+            timeout=300,
+            kernel_name="alone",
+            resources=where,
+            shutdown_kernel="immediate",
+        ).execute()
+        return notebook
+
+    return execute
+
+
+def test_a_notebook_runs_alone(alone, execute):
+    notebook = execute(NAMES[0])
+    assert (alone[1] / "tutorials" / "helpers" / "models.py").exists()
     shown = [o for cell in notebook.cells for o in cell.get("outputs", [])]
     assert sum(o.metadata.get("claim") == "checked" for o in shown if "metadata" in o) > 20
+
+
+@pytest.mark.parametrize("name", NAMES[1:])
+def test_every_notebook_finds_all_it_imports_alone(execute, name):
+    """What differs between them outside the project: their imports, and the model they load."""
+    load, exercises = execute(name, ("setup", "load", "exercises-setup")).cells[1:]
+    assert "tutorial-4l" in "".join(output.get("text", "") for output in load.outputs)
+    assert not any(output.output_type == "error" for output in exercises.outputs)
 
 
 # What Colab has (runtime image of August 2026), of what the setup cell's packages ask for.
@@ -92,19 +121,41 @@ COLAB = {
     "plotly": "5.24.0",
     "ipython": "7.34.0",
 }
-ADDED = 6  # packages that Colab lacks and the setup cell brings, found by experiment
+MARKERS = {"python_version": "3.13", "python_full_version": "3.13.0", "sys_platform": "linux"}
+MARKERS |= {"platform_system": "Linux", "platform_machine": "x86_64", "os_name": "posix"}
 
 
-@pytest.mark.parametrize("name", ["transformer_lens", "circuitsvis", "transformerlens-tutorials"])
-def test_the_setup_cell_replaces_nothing_of_colabs(name):
-    """Every requirement on a package whose version in Colab is known admits that version."""
-    markers = {"python_version": "3.13", "python_full_version": "3.13.0", "extra": ""}
-    seen = 0
-    for requirement in map(Requirement, requires(name)):
-        if requirement.marker and not requirement.marker.evaluate(markers):
+def asked_for(names: list[str]) -> list[tuple[str, Requirement]]:
+    """Every requirement that an install of these packages makes on Linux, at any depth.
+
+    What is said of a package that Colab has is a bound on Colab's version, and goes no deeper: pip
+    keeps that version where it fits.
+    """
+    found, seen, waiting = [], set(), list(names)
+    while waiting:
+        name = waiting.pop()
+        if name in seen:
             continue
-        version = COLAB.get(requirement.name.lower())
-        if version:
-            seen += 1
-            assert requirement.specifier.contains(version), requirement
-    assert seen
+        seen.add(name)
+        for requirement in map(Requirement, requires(name) or []):
+            if requirement.marker and not requirement.marker.evaluate(MARKERS | {"extra": ""}):
+                continue
+            found.append((name, requirement))
+            if requirement.name.lower() not in COLAB:
+                waiting.append(requirement.name)
+    return found
+
+
+def test_the_setup_cell_replaces_nothing_of_colabs():
+    """Whatever is asked for, at any depth, of a package that Colab has admits Colab's version."""
+    source = next(c.source for c in nbformat.read(PATHS[0], as_version=4).cells if c.id == "setup")
+    packages = re.search(r"packages = (\[.*\])", source)[1]
+    named = [Requirement(text) for text in json.loads(packages)]
+    assert {package.name for package in named}.isdisjoint(COLAB)
+    bounds = asked_for([package.name for package in named])
+    bounds += [("the project", Requirement(text)) for text in requires("transformerlens-tutorials")]
+    checked = [(by, r) for by, r in bounds if r.name.lower() in COLAB]
+    assert {"torch", "numpy", "transformers"} <= {r.name.lower() for _, r in checked}
+    for by, requirement in checked:
+        version = COLAB[requirement.name.lower()]
+        assert requirement.specifier.contains(version), f"{by} asks for {requirement}"
