@@ -110,7 +110,7 @@ def supports_live(model) -> bool:
         and c.act_fn in ACTIVATIONS
         and not c.scale_attn_by_inverse_layer_idx
         and c.dtype in (torch.float32, torch.float64)
-        and len({p.device for p in model.parameters()}) == 1  # "meta" where a part is on the disk
+        and not getattr(model.original_model, "hf_device_map", None)  # spread over devices
         and not any(point.has_hooks() for point in model.hook_dict.values())
     )
 
@@ -122,8 +122,9 @@ def live_logits(
 
     The cells come sorted by layer and, within a layer, by their place in `SITES`.
     """
-    stream = model(tokens, stop_at_layer=0)[0]  # (pos, d_model): embeddings
-    live = Live(stream, torch.arange(len(stream), device=stream.device)[None])
+    place = torch.arange(tokens.shape[1], device=tokens.device)
+    stream = plain(model.embed)(tokens[0]) + plain(model.pos_embed)(place)  # (pos, d_model)
+    live = Live(stream, place[None])
     for layer, block in enumerate(model.blocks):
         at = partial(patch_at, clean_cache, cells, layer)
         last = last_only and layer == len(model.blocks) - 1
