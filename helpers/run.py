@@ -105,7 +105,7 @@ def main(arguments: list[str] | None = None) -> int:
         found = ", ".join(missing) or "no notebooks/*.ipynb"
         print(f"{found}: not there; run from the project's root ({Path.cwd()})", file=sys.stderr)
         return 2
-    # Kernels share the cores: two, each with a thread for every core, ran ten times as long.
+    # Kernels share the cores: two, each with a thread for every core, ran 8 times as long.
     threads = str(max(1, (os.cpu_count() or 1) // options.jobs))
     environment = {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", threads)}
     # A notebook runs in its own folder: a model directory named from here must be absolute there.

@@ -1,5 +1,7 @@
 """The two ways of a matrix product give one answer, and the faster one is taken."""
 
+import time
+
 import pytest
 import test_live
 import torch
@@ -62,8 +64,11 @@ def test_a_small_or_precise_product_is_left_to_torch(measured, monkeypatch):
     product.product(numbers(2, 3), numbers(3, 4), numbers(4))  # 24 multiplications
 
 
-def test_the_measurement_is_a_verdict():
-    assert product.convolution_wins(torch.get_num_threads()) in (True, False)
+@pytest.mark.parametrize(("slow", "wins"), [("by_convolution", False), ("addmm", True)])
+def test_the_slower_way_loses_the_measurement(monkeypatch, slow, wins):
+    place = product if slow == "by_convolution" else product.torch
+    monkeypatch.setattr(place, slow, lambda *given: time.sleep(0.05))
+    assert product.convolution_wins.__wrapped__(torch.get_num_threads()) is wins
 
 
 @pytest.mark.parametrize("name", SWEEPS)

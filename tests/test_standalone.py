@@ -107,9 +107,8 @@ def test_a_notebook_runs_alone(alone, execute):
 @pytest.mark.parametrize("name", NAMES[1:])
 def test_every_notebook_finds_all_it_imports_alone(execute, name):
     """What differs between them outside the project: their imports, and the model they load."""
-    load, exercises = execute(name, ("setup", "load", "exercises-setup")).cells[1:]
+    load = execute(name, ("setup", "load", "exercises-setup")).cells[1]  # raises where a cell fails
     assert "tutorial-4l" in "".join(output.get("text", "") for output in load.outputs)
-    assert not any(output.output_type == "error" for output in exercises.outputs)
 
 
 # What Colab has (runtime image of August 2026), of what the setup cell's packages ask for.
