@@ -3,6 +3,8 @@
 The cells are the dearest there are: layer 0, position 0, so that every state is live. Linux only.
 """
 
+import ctypes
+import gc
 import re
 import sys
 from pathlib import Path
@@ -32,6 +34,8 @@ def main(directory: str, positions: int, road: str, reads: str) -> None:
     _, cache = model.run_with_cache(tokens.clean, names_filter=names)
     one = patching._bytes_a_cell(model, tokens.corrupted, road == "live", reads == "last")
     cells = [Cell(0, RESIDUAL, (0,))] * max(1, patching.MAX_BYTES // one)
+    gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)  # what loading has left over would be used again unseen
     before = status("VmRSS")
     Path("/proc/self/clear_refs").write_text("5")  # forget the peak so far
     patching.sweep(model, tokens.corrupted, cache, metric, cells)

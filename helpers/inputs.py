@@ -1,5 +1,6 @@
 """Clear errors for bad input: each names the value, what was expected and what to do."""
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -44,7 +45,7 @@ def expect_finite(name: str, value: Tensor, kinds: Sequence[torch.dtype] = FLOAT
     if value.dtype not in kinds:
         raise TypeError(f"{name}: expected floating-point numbers, got {value.dtype}; use .float()")
     _expect_numbers(name, value)
-    if torch.isfinite(value.sum()):  # then so is every entry, and this takes a tenth of the time
+    if math.isfinite(value.sum().item()):  # then so is every entry; this takes a tenth of the time
         return
     if bad := int((~torch.isfinite(value)).sum()):  # none where only the sum is too large
         raise ValueError(
@@ -77,8 +78,11 @@ def expect_tokens(name: str, value: Tensor, d_vocab: int) -> None:
         kind = getattr(value, "dtype", type(value).__name__)
         raise TypeError(f"{name}: expected a tensor of integer token ids, got {kind}")
     _expect_numbers(name, value)
-    bad = value[(value < 0) | (value >= d_vocab)]
-    if len(bad):
+    if not value.numel():
+        return
+    low, high = (end.item() for end in value.aminmax())
+    if low < 0 or high >= d_vocab:
+        bad = value[(value < 0) | (value >= d_vocab)]
         raise ValueError(
             f"{name}: token id {bad[0].item()} is out of range 0 to {d_vocab - 1}; was it made "
             "with another model's tokenizer?"

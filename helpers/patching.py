@@ -159,7 +159,8 @@ def sweep(
     place = {site: i for i, site in enumerate(SITES)}
     order = sorted(range(len(cells)), key=lambda i: (cells[i].layer, place.get(cells[i].site, 0)))
     values = []
-    with tqdm(total=len(cells), unit="cell", delay=2, leave=False) as bar:
+    one_pass = len(cells) <= at_once
+    with tqdm(total=len(cells), unit="cell", delay=2, leave=False, disable=one_pass) as bar:
         for start in range(0, len(cells), at_once):
             chunk = [cells[i] for i in order[start : start + at_once]]
             logits = logits_of(model, corrupted_tokens, clean_cache, chunk, last_only)

@@ -1,13 +1,13 @@
 """The residual grid with plain torch hooks on transformers, a run for each cell."""
 
 import torch
-from worker import clean_streams, serve
+from worker import serve
 
 
-def naive(_, model, clean, corrupted, metric):
-    streams, values = clean_streams(model, clean), []
-    for block, stream in zip(model.transformer.h, streams, strict=True):
-        for position in range(corrupted.shape[1]):
+def naive(_, model, pair, metric):
+    values = []
+    for block, stream in zip(model.transformer.h, pair.streams, strict=True):
+        for position in range(pair.corrupted.shape[1]):
 
             def patch(module, arguments, position=position, stream=stream):
                 patched = arguments[0].clone()
@@ -15,7 +15,7 @@ def naive(_, model, clean, corrupted, metric):
                 return (patched, *arguments[1:])
 
             handle = block.register_forward_pre_hook(patch)
-            values.append(metric(model(corrupted).logits))
+            values.append(metric(model(pair.corrupted).logits))
             handle.remove()
     return torch.cat(values)
 

@@ -5,26 +5,27 @@ import torch
 from worker import serve
 
 
-def sweep(network, clean, corrupted, metric, together):
-    values, positions = [], range(corrupted.shape[1])
+def sweep(network, pair, metric, together):
+    values, positions = [], range(pair.corrupted.shape[1])
     for layer in range(network.config.n_layer):
         part = pyvene.RepresentationConfig(layer, "block_input", "pos", 1)
         config = pyvene.IntervenableConfig([part], pyvene.VanillaIntervention)
         model = pyvene.IntervenableModel(config, network)
         for rows in [positions] if together else [[p] for p in positions]:
-            base, source = ({"input_ids": ids.expand(len(rows), -1)} for ids in (corrupted, clean))
+            pasted, copied = pair.corrupted, pair.clean  # pyvene runs the clean prompt itself
+            base, source = ({"input_ids": ids.expand(len(rows), -1)} for ids in (pasted, copied))
             where = [[[p] for p in rows]]
             _, out = model(base, [source], {"sources->base": (where, where)})
             values.append(metric(out.logits))
     return torch.cat(values)
 
 
-def naive(_, network, clean, corrupted, metric):
-    return sweep(network, clean, corrupted, metric, together=False)
+def naive(_, network, pair, metric):
+    return sweep(network, pair, metric, together=False)
 
 
-def batched(_, network, clean, corrupted, metric):
-    return sweep(network, clean, corrupted, metric, together=True)
+def batched(_, network, pair, metric):
+    return sweep(network, pair, metric, together=True)
 
 
 serve(lambda network: network, {"naive": naive, "batched": batched})
