@@ -42,8 +42,8 @@ def claim(
 
     An identity (two routes to one answer) must hold on every model: leave `only_for` out. A
     *finding* is tied to the models it was found on: name them in `only_for` and pass the `model` at
-    hand. On any other model the claim is shown as "not checked on this model", never as true, and
-    `python -m helpers.run` counts it as skipped.
+    hand. On any other model the claim is shown as "not checked on this model", never as true;
+    `python -m helpers.run` counts it as skipped, and with `--unclaimed` tells whether it holds.
 
     Args:
         text: the sentence claimed, with its numbers filled in by the caller.
@@ -66,7 +66,7 @@ def claim(
             raise ValueError("claim(..., only_for=...) also needs model=, the model at hand")
         names = (only_for,) if isinstance(only_for, str) else tuple(only_for)
         if model.cfg.model_name not in names:
-            display(_Verdict(text, SKIPPED), metadata={"claim": SKIPPED})
+            display(_Verdict(text, SKIPPED), metadata={"claim": SKIPPED, "holds": _one_bool(holds)})
             return
     if not _one_bool(holds):
         raise AssertionError(f"This claim is false here: {text}")

@@ -99,3 +99,20 @@ claim("c", False, only_for="x", model=SimpleNamespace(cfg=SimpleNamespace(model_
     assert run(code)[0] == 0
     status, _, err, _ = run(code, options=["--no-skips"])
     assert status == 1 and "1 claims were not checked" in err
+
+
+def test_findings_that_hold_on_a_model_they_are_not_claimed_for_are_told(run):
+    code = """
+from types import SimpleNamespace
+from helpers.checks import claim
+here = SimpleNamespace(cfg=SimpleNamespace(model_name="y"))
+claim("pigs: fly", {pigs}, only_for="x", model=here)
+claim("cows fly", False, only_for="x", model=here)
+claim("birds fly", True, only_for="y", model=here)
+"""
+    status, _, err, _ = run(code.format(pigs=True), options=["--unclaimed"])
+    assert status == 1
+    assert "0: holds, but is not claimed for this model: pigs: fly\n" in err
+    assert "1 findings to be named" in err and "cows" not in err and "birds" not in err
+    assert run(code.format(pigs=False), options=["--unclaimed"])[0] == 0
+    assert run(code.format(pigs=True))[0] == 0  # only where that is asked
