@@ -113,7 +113,24 @@ def supports_live(model) -> bool:
         and not c.scale_attn_by_inverse_layer_idx
         and c.dtype in (torch.float32, torch.float64)
         and not getattr(model.original_model, "hf_device_map", None)  # spread over devices
-        and not any(point.fwd_hooks or point.bwd_hooks for point in model.hook_points())
+        and type(plain(model.unembed)) is torch.nn.Linear
+        and not hooked(model)
+    )
+
+
+def hooked(model) -> bool:
+    """Whether a hook is in place, one of transformer_lens or one of torch on a layer within.
+
+    Those that transformers and transformer_lens put there themselves only look.
+    """
+    if any(point.fwd_hooks or point.bwd_hooks for point in model.hook_points()):
+        return True
+    own = ("transformers.", "transformer_lens.")
+    return any(
+        not hook.__module__.startswith(own)
+        for module in model.original_model.modules()
+        if module._forward_hooks or module._forward_pre_hooks  # torch has no public way to ask
+        for hook in (*module._forward_hooks.values(), *module._forward_pre_hooks.values())
     )
 
 
@@ -127,9 +144,9 @@ def live_logits(
     at_site: dict[tuple[int, str], list[Cell]] = {}
     for cell in cells:
         at_site.setdefault((cell.layer, cell.site), []).append(cell)
-    place = np.arange(tokens.shape[1])
-    stream = plain(model.embed)(tokens[0]) + take(plain(model.pos_embed).weight, place)
-    live = Live(stream, place[None])
+    place = torch.arange(tokens.shape[1])
+    stream = plain(model.embed)(tokens[0]) + plain(model.pos_embed)(place.to(tokens.device))
+    live = Live(stream, place.numpy()[None])
     for layer, block in enumerate(model.blocks):
         at = partial(patch_at, clean_cache, at_site, layer)
         last = last_only and layer == len(model.blocks) - 1
@@ -201,9 +218,12 @@ def take(
 
 def linear(module, x: Float[Tensor, "rows d_in"]) -> Float[Tensor, "rows d_out"]:
     """What a linear layer of the model gives, without its hooks."""
-    layer = plain(module)  # GPT-2's own layers keep their weights the other way round
-    weight = layer.weight if isinstance(layer, Conv1D) else layer.weight.T
-    return product(x, weight, layer.bias)
+    layer = plain(module)
+    if type(layer) is Conv1D:  # GPT-2's own layers keep their weights the other way round
+        return product(x, layer.weight, layer.bias)
+    if type(layer) is torch.nn.Linear:
+        return product(x, layer.weight.T, layer.bias)
+    return layer(x)  # one that somebody put in its place, with an adapter say
 
 
 def plain(module) -> torch.nn.Module:

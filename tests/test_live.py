@@ -198,6 +198,56 @@ def test_a_hook_in_place_is_called(small):
     assert (swept("patch_residual", model, pair) - grid).abs().max() > 1e-2
 
 
+@pytest.mark.parametrize("when", ["before", "after"])
+@pytest.mark.parametrize("part", ["mlp", "mlp.c_fc", "attn.o", ""])
+def test_a_hook_of_torch_is_called_too(small, part, when):
+    """transformers' own modules lie within, and people hang hooks on them."""
+    model, pair = small
+    module = model.original_model.transformer.h[1].original_component.get_submodule(part)
+    unhooked = swept("patch_residual", model, pair)
+    if when == "after":
+        handle = module.register_forward_hook(lambda module, arguments, output: output * 2)
+    else:
+        handle = module.register_forward_pre_hook(lambda module, args: (args[0] * 2, *args[1:]))
+    try:
+        assert not live.supports_live(model)
+        grid = swept("patch_residual", model, pair)
+        cells = cells_of("patch_residual", model, 7)
+        expected = looped(model, pair, cells, pair.tokens.logit_diff)
+    finally:
+        handle.remove()
+    exact(grid, expected)
+    assert (grid - unhooked).abs().max() > 1e-2
+    assert live.supports_live(model)
+
+
+def test_a_layer_put_in_place_of_the_models_own_is_the_one_that_computes(small):
+    """An adapter, with a weight of its own beside the one that it wraps."""
+    model, pair = small
+
+    class Adapted(torch.nn.Module):
+        def __init__(self, layer):
+            super().__init__()
+            self.layer, self.weight, self.bias = layer, layer.weight, layer.bias
+
+        def forward(self, x):
+            return self.layer(x) + 0.5 * x
+
+    before = swept("patch_residual", model, pair)
+    out = model.blocks[1].attn.o
+    own = out.original_component
+    out.set_original_component(Adapted(own))
+    try:
+        assert live.supports_live(model)
+        grid = swept("patch_residual", model, pair)
+        cells = cells_of("patch_residual", model, 7)
+        expected = looped(model, pair, cells, pair.tokens.logit_diff)
+    finally:
+        out.set_original_component(own)
+    exact(grid, expected)
+    assert (grid - before).abs().max() > 1e-2
+
+
 @pytest.mark.parametrize(
     ("setting", "value"),
     [

@@ -272,9 +272,22 @@ BUGS = {
     ),
     "hooks in place passed by": Bug(
         "live",
-        "not any(point.fwd_hooks or point.bwd_hooks for point in model.hook_points())",
-        "True",
+        "if any(point.fwd_hooks or point.bwd_hooks for point in model.hook_points()):",
+        "if False:",
         test_live.test_a_hook_in_place_is_called,
+    ),
+    "hooks of torch passed by": Bug(
+        "live",
+        "if module._forward_hooks or module._forward_pre_hooks",
+        "if module._forward_pre_hooks",
+        test_live.test_a_hook_of_torch_is_called_too,
+        {"part": "mlp.c_fc", "when": "after"},
+    ),
+    "the weight within an adapter alone": Bug(
+        "live",
+        "return layer(x)",
+        "return product(x, layer.weight, layer.bias)",
+        test_live.test_a_layer_put_in_place_of_the_models_own_is_the_one_that_computes,
     ),
     # attribution
     "no LayerNorm scale": Bug(
