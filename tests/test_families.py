@@ -332,6 +332,7 @@ def test_neurons_are_what_goes_missing_without_them(it):
         assert_close(neurons[7], lost[0], **TOLERANCE)
 
 
+@pytest.mark.filterwarnings("ignore:Olmo2")  # the library says what is refused here
 @pytest.mark.parametrize(
     ("name", "refusal"),
     [
