@@ -61,14 +61,15 @@ def claim(
         raise TypeError(f"claim(text, holds): text must be a sentence, got {type(text).__name__}")
     if not text.strip():
         raise ValueError("claim(text, holds): text is empty; say what is claimed")
+    holds = _one_bool(holds)
     if only_for is not None:
         if model is None:
             raise ValueError("claim(..., only_for=...) also needs model=, the model at hand")
         names = (only_for,) if isinstance(only_for, str) else tuple(only_for)
         if model.cfg.model_name not in names:
-            display(_Verdict(text, SKIPPED), metadata={"claim": SKIPPED, "holds": _one_bool(holds)})
+            display(_Verdict(text, SKIPPED), metadata={"claim": SKIPPED, "holds": holds})
             return
-    if not _one_bool(holds):
+    if not holds:
         raise AssertionError(f"This claim is false here: {text}")
     display(_Verdict(text, PASSED), metadata={"claim": PASSED})
 

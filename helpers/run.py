@@ -34,20 +34,22 @@ class Result:
     unclaimed: tuple[str, ...] = ()  # findings of other models that hold on this one
 
 
+def outputs_of(notebook: nbformat.NotebookNode) -> list[nbformat.NotebookNode]:
+    return [output for cell in notebook.cells for output in cell.get("outputs", [])]
+
+
 def unclaimed(notebook: nbformat.NotebookNode) -> tuple[str, ...]:
     """The skipped claims that would have held: findings not named for the model at hand."""
-    outputs = [o for cell in notebook.cells for o in cell.get("outputs", [])]
     return tuple(
         o["data"]["text/plain"].split(": ", 1)[1]
-        for o in outputs
+        for o in outputs_of(notebook)
         if o.get("metadata", {}).get("holds")
     )
 
 
 def count_claims(notebook: nbformat.NotebookNode, status: str) -> int:
     """How many outputs of `helpers.checks.claim` have this status."""
-    outputs = [o for cell in notebook.cells for o in cell.get("outputs", [])]
-    return sum(o.get("metadata", {}).get("claim") == status for o in outputs)
+    return sum(o.get("metadata", {}).get("claim") == status for o in outputs_of(notebook))
 
 
 def execute(

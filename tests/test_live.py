@@ -248,6 +248,32 @@ def test_a_layer_put_in_place_of_the_models_own_is_the_one_that_computes(small):
     assert (grid - before).abs().max() > 1e-2
 
 
+@pytest.mark.parametrize("where", ["in the bridge", "in transformers' block"])
+def test_an_mlp_put_in_place_of_the_models_own_is_the_one_that_computes(small, where):
+    """A transcoder, say: nothing of the MLP that it replaces is left."""
+    model, pair = small
+
+    class Halved(torch.nn.Module):
+        def forward(self, x):
+            return x / 2
+
+    before = swept("patch_residual", model, pair)
+    holder, name = model.blocks[1].mlp, "_original_component"
+    if where != "in the bridge":
+        holder, name = model.blocks[1].original_component, "mlp"
+    own = getattr(holder, name)
+    setattr(holder, name, Halved())
+    try:
+        assert not live.supports_live(model)
+        grid = swept("patch_residual", model, pair)
+        expected = looped(model, pair, cells_of("patch_residual", model, 7), pair.tokens.logit_diff)
+    finally:
+        setattr(holder, name, own)
+    exact(grid, expected)
+    assert (grid - before).abs().max() > 1e-2
+    assert live.supports_live(model)
+
+
 @pytest.mark.parametrize(
     ("setting", "value"),
     [

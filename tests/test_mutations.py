@@ -283,6 +283,13 @@ BUGS = {
         test_live.test_a_hook_of_torch_is_called_too,
         {"part": "mlp.c_fc", "when": "after"},
     ),
+    "a transcoder passed by": Bug(
+        "live",
+        "        and plain(block).mlp is block.mlp\n",
+        "",
+        test_live.test_an_mlp_put_in_place_of_the_models_own_is_the_one_that_computes,
+        {"where": "in transformers' block"},
+    ),
     "the weight within an adapter alone": Bug(
         "live",
         "return layer(x)",
