@@ -6,15 +6,22 @@ from contextlib import ExitStack
 from unittest.mock import patch
 
 from helpers import patching, product
+from helpers.metrics import reads_last
 from helpers.prompts import PairTokens
 
 GENERAL = patch.object(patching, "supports_live", lambda model: False)
 USUAL = patch.object(product, "convolution_wins", lambda threads: False)
-STAGES = {  # what is switched off; whether the metric is marked as reading the last position only
-    "all cells in one growing batch (`helpers.growing`)": ([GENERAL], False),
-    "logits of the last position alone (`reads_last`)": ([GENERAL], True),
-    "live states alone (`helpers.live`)": ([USUAL], True),
-    "products by the faster library (`helpers.product`)": ([], True),
+MARKS = {  # what the pair's metric says that it reads
+    "nothing": lambda tokens: unmarked(tokens),
+    "last": lambda tokens: reads_last(unmarked(tokens)),
+    "two tokens": lambda tokens: tokens.logit_diff,
+}
+STAGES = {  # what is switched off, and how the metric is marked
+    "all cells in one growing batch (`helpers.growing`)": ([GENERAL], "nothing"),
+    "logits of the last position alone (`reads_last`)": ([GENERAL], "last"),
+    "live states alone (`helpers.live`)": ([USUAL], "last"),
+    "logits of the two tokens alone (`reads_last`)": ([USUAL], "two tokens"),
+    "products by the faster library (`helpers.product`)": ([], "two tokens"),
 }
 
 
@@ -28,8 +35,8 @@ def stages(model, pairs: dict[str, tuple[PairTokens, object]], rounds: int = 5) 
         _, cache = model.run_with_cache(tokens.clean)
         grids = {}
         for _ in range(rounds):
-            for stage, (off, marked) in STAGES.items():
-                metric = tokens.logit_diff if marked else unmarked(tokens)
+            for stage, (off, mark) in STAGES.items():
+                metric = MARKS[mark](tokens)
                 with ExitStack() as stack:
                     for switch in off:
                         stack.enter_context(switch)

@@ -40,7 +40,7 @@ ACTIVATIONS = {
     "gelu": F.gelu,
     "relu": F.relu,
 }
-MLP_ROWS = 1024
+MLP_ROWS = 1536
 
 
 class Patch(NamedTuple):
@@ -146,11 +146,17 @@ def hooked(model) -> bool:
 
 
 def live_logits(
-    model, tokens: Int[Tensor, "1 pos"], clean_cache, cells: list[Cell], last_only: bool
+    model,
+    tokens: Int[Tensor, "1 pos"],
+    clean_cache,
+    cells: list[Cell],
+    last_only: bool,
+    only_tokens: Int[Tensor, "tokens"] | None = None,
 ) -> Float[Tensor, "cells _pos d_vocab"]:
     """The logits of each cell's run, at all positions or at the last alone.
 
-    The cells come sorted by layer and, within a layer, by their place in `SITES`.
+    The cells come sorted by layer and, within a layer, by their place in `SITES`. With
+    `only_tokens`, all other tokens' logits are 0.
     """
     at_site: dict[tuple[int, str], list[Cell]] = {}
     for cell in cells:
@@ -162,31 +168,53 @@ def live_logits(
         at = partial(patch_at, clean_cache, at_site, layer)
         last = last_only and layer == len(model.blocks) - 1
         live.stream = live.join(live.stream, at(RESIDUAL))
-        z = attention(block, live, model.cfg.n_heads, last)
-        z = live.keep_last(z) if last else live.spread(z)
+        if last:
+            z = live.keep_last(attention_of_last(block, live, model.cfg.n_heads))
+        else:
+            z = live.spread(attention(block, live, model.cfg.n_heads))
         out = linear(block.attn.o, live.join(z, at(HEADS)))
         out = live.join(out, at(ATTENTION))
         live.stream += out
         out = live.join(mlp(block, live.stream, ACTIVATIONS[model.cfg.act_fn]), at(MLP))
         live.stream += out
-    return take(unembed(model, live.stream), live.table[1:])
+    return unembed(model, live, only_tokens)
 
 
-def attention(block, live: Live, n_heads: int, last: bool) -> Float[Tensor, "runs queries d_model"]:
+def attention(block, live: Live, n_heads: int) -> Float[Tensor, "runs pos d_model"]:
     """Each run's attention, before the output matrix: `z` of all heads, side by side.
 
     Queries, keys and values are computed once a row. The table then hands each run its own rows and
     the corrupted run's for the rest.
     """
     x = plain(block.ln1)(live.stream)
-    k, v = (take(linear(part, x), live.table) for part in (block.attn.k, block.attn.v))
-    if last:
-        q = linear(block.attn.q, take(x, live.table[:, -1]))[:, None]
-    else:
-        q = take(linear(block.attn.q, x), live.table)
-    q, k, v = (y.unflatten(-1, (n_heads, -1)).transpose(1, 2) for y in (q, k, v))
-    z = F.scaled_dot_product_attention(q, k, v, is_causal=not last)  # (runs, head, pos, d_head)
+    parts = (block.attn.q, block.attn.k, block.attn.v)
+    q, k, v = (
+        take(linear(part, x), live.table).unflatten(-1, (n_heads, -1)).transpose(1, 2)
+        for part in parts
+    )
+    z = F.scaled_dot_product_attention(q, k, v, is_causal=True)  # (runs, head, pos, d_head)
     return z.transpose(1, 2).flatten(2)
+
+
+def attention_of_last(block, live: Live, n_heads: int) -> Float[Tensor, "runs 1 d_model"]:
+    """What the last position alone reads in each run: for one query no key and no value is needed.
+
+    A score q . (W_K x + b_K) is (q W_K) . x and a number that is the same for every x; softmax
+    drops it. The mean of the values W_V x + b_V, weighted by the pattern, is W_V (mean of the x)
+    + b_V. Source: the QK and OV circuits of Elhage et al. 2021.
+    """
+    if any(type(plain(part)) is not torch.nn.Linear for part in (block.attn.k, block.attn.v)):
+        return attention(block, live, n_heads)[:, -1:]  # somebody's own, with no plain W_K or W_V
+    w_k, w_v = (  # (head, d_head, d_model)
+        plain(part).weight.unflatten(0, (n_heads, -1)) for part in (block.attn.k, block.attn.v)
+    )
+    x = plain(block.ln1)(live.stream)
+    q = linear(block.attn.q, take(x, live.table[:, -1])).unflatten(-1, (n_heads, -1))
+    asked = (q.transpose(0, 1) @ w_k).transpose(0, 1)  # (runs, head, d_model)
+    x = take(x, live.table)  # (runs, pos, d_model)
+    pattern = (asked @ x.mT / q.shape[-1] ** 0.5).softmax(-1)  # (runs, head, pos)
+    z = ((pattern @ x).transpose(0, 1) @ w_v.mT).transpose(0, 1)  # (runs, head, d_head)
+    return z.flatten(1)[:, None] + plain(block.attn.v).bias
 
 
 def mlp(block, stream: Float[Tensor, "rows d_model"], activation) -> Float[Tensor, "rows d_model"]:
@@ -196,14 +224,21 @@ def mlp(block, stream: Float[Tensor, "rows d_model"], activation) -> Float[Tenso
     return torch.cat([linear(out, activation(linear(into, rows))) for rows in parts])
 
 
-def unembed(model, stream: Float[Tensor, "rows d_model"]) -> Float[Tensor, "rows d_vocab"]:
-    """The logits of each row, a block of the vocabulary at a time.
+def unembed(
+    model, live: Live, only_tokens: Int[Tensor, "tokens"] | None
+) -> Float[Tensor, "cells _pos d_vocab"]:
+    """The logits of all runs but the corrupted one, a block of the vocabulary at a time.
 
     One product as wide as GPT-2's vocabulary takes half as long again (measured on a CPU).
     """
-    x, unembedding = plain(model.ln_final)(stream), plain(model.unembed)
-    blocks = zip(unembedding.weight.split(1024), unembedding.bias.split(1024), strict=True)
-    return torch.cat([product(x, weight.T, bias) for weight, bias in blocks], dim=-1)
+    x, unembedding = plain(model.ln_final)(live.stream), plain(model.unembed)
+    weight, bias, table = unembedding.weight, unembedding.bias, live.table[1:]
+    if only_tokens is not None:
+        logits = x.new_zeros(*table.shape, len(weight))
+        logits[..., only_tokens] = take(F.linear(x, weight[only_tokens], bias[only_tokens]), table)
+        return logits
+    blocks = zip(weight.split(1024), bias.split(1024), strict=True)
+    return take(torch.cat([product(x, w.T, b) for w, b in blocks], dim=-1), table)
 
 
 def patch_at(
@@ -223,7 +258,9 @@ def patch_at(
 def take(
     rows: Float[Tensor, "rows width"], index: Int[np.ndarray, "*axes"]
 ) -> Float[Tensor, "*axes width"]:
-    """`rows[index]`, in a quarter of its time on a CPU."""
+    """`rows[index]`, in a quarter of its time on a CPU; all rows in order are not even copied."""
+    if index.size == len(rows) and np.array_equal(index.ravel(), np.arange(len(rows))):
+        return rows.view(*index.shape, -1)
     return F.embedding(torch.from_numpy(index).to(rows.device), rows)
 
 

@@ -1,9 +1,13 @@
 """What to measure at the output: logit difference, rank, log-probability, divergence."""
 
+from collections.abc import Callable
+
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from helpers.inputs import expect_axes, expect_finite, expect_number, expect_tokens
+
+Metric = Callable[[Float[Tensor, "rows pos d_vocab"]], Float[Tensor, "rows"]]
 
 
 def logit_diff(
@@ -34,13 +38,14 @@ def logit_diff(
     return (last.gather(1, answer[:, None]) - last.gather(1, distractor[:, None]))[:, 0]
 
 
-def reads_last(metric):
+def reads_last(metric, tokens: Int[Tensor, "tokens"] | None = None):
     """Mark a metric that reads the last position only, `logits[:, -1]`; a decorator.
 
     A sweep of `helpers.patching` then computes no other logits and hands over `[rows, 1, d_vocab]`.
-    It makes sure first, with a row that is NaN at all other positions.
+    Where the metric reads the logits of a few `tokens` alone, name them: the others need not be
+    computed either, and may be 0. The sweep makes sure of both on one row.
     """
-    metric.reads_last = True
+    metric.reads_last, metric.reads_tokens = True, tokens
     return metric
 
 

@@ -13,6 +13,7 @@ import torch
 from transformer_lens.model_bridge import TransformerBridge
 
 from helpers.hub import ADVICE, cached, download, file_names, library_messages, missing_files
+from helpers.product import lay_out
 
 EMBEDDED = "tutorial-4l"
 EMBEDDED_DIRECTORY = Path(__file__).parent / "tutorial_4l"
@@ -110,6 +111,8 @@ def _boot(directory: Path, dtype: torch.dtype, placement: dict) -> TransformerBr
             offloaded = not {"cpu", "disk"}.isdisjoint(map(str, parts.values()))
             # Once: it rewrites the weights, where they are all in reach.
             model.enable_compatibility_mode(no_processing=offloaded)
+            if not parts:
+                lay_out(model.original_model)
         except Exception as error:
             error.add_note(f"while loading the model in {directory}")
             raise

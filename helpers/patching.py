@@ -5,11 +5,11 @@ are two roads to their logits: `helpers.growing` works by hooks on any model, an
 computes less on the models it knows (GPT-2's architecture). The model decides which is taken.
 
 The order of the arguments is that of `transformer_lens.patching`; the metric is one number a row.
-Mark it with `helpers.metrics.reads_last` where it reads the last position only, as a pair's own
-`logit_diff` is: then no other position is unembedded.
+Mark it with `helpers.metrics.reads_last` where it reads the last position only, or a few tokens
+there, as a pair's own `logit_diff` is: then no other logits are computed.
 """
 
-from collections.abc import Callable
+from functools import partial
 
 import torch
 from jaxtyping import Float, Int
@@ -27,8 +27,7 @@ from helpers.inputs import (
     expect_tokens,
 )
 from helpers.live import live_logits, supports_live
-
-Metric = Callable[[Float[Tensor, "rows pos d_vocab"]], Float[Tensor, "rows"]]
+from helpers.metrics import Metric
 
 MAX_BYTES = 512 * 2**20  # the memory that one pass may take, beside the model and the cache
 
@@ -153,7 +152,8 @@ def sweep(
     _check(model, corrupted_tokens, clean_cache, {(c.layer, c.site) for c in cells})
     fast = supports_live(model) and all(cell.site in SITES for cell in cells)
     last_only = getattr(metric, "reads_last", False)
-    logits_of = live_logits if fast else grown_logits
+    only_tokens = _tokens_read(metric, model.cfg.d_vocab) if last_only else None
+    logits_of = partial(live_logits, only_tokens=only_tokens) if fast else grown_logits
     at_once = max(1, max_bytes // _bytes_a_cell(model, corrupted_tokens, fast, last_only))
     # The order in which a model comes to them; a pass adds its rows in it.
     place = {site: i for i, site in enumerate(SITES)}
@@ -165,7 +165,7 @@ def sweep(
             chunk = [cells[i] for i in order[start : start + at_once]]
             logits = logits_of(model, corrupted_tokens, clean_cache, chunk, last_only)
             if last_only and not values:
-                _expect_last_only(metric, logits, corrupted_tokens.shape[1])
+                _expect_no_more_read(metric, logits[0, -1], corrupted_tokens.shape[1], only_tokens)
             values.append(_measured(metric, logits))
             bar.update(len(chunk))
     rows = torch.cat(values)
@@ -255,15 +255,35 @@ def _bytes_a_cell(model, tokens: Tensor, fast: bool, last_only: bool) -> int:
     return numbers * c.dtype.itemsize
 
 
-def _expect_last_only(metric: Metric, logits: Tensor, positions: int) -> None:
-    """A metric marked `reads_last` does not notice that all other positions are NaN."""
-    row = logits.new_full((1, positions, logits.shape[-1]), torch.nan)
-    row[:, -1] = logits[:1, -1]
-    value = metric(row)
-    if isinstance(value, Tensor) and not torch.isfinite(value).all():
+def _tokens_read(metric: Metric, d_vocab: int) -> Int[Tensor, "tokens"] | None:
+    """The tokens that the metric is marked to read, None for all."""
+    tokens = getattr(metric, "reads_tokens", None)
+    if tokens is not None:
+        expect_axes("the tokens that the metric is marked to read", tokens, "tokens")
+        expect_tokens("the tokens that the metric is marked to read", tokens, d_vocab)
+    return tokens
+
+
+def _expect_no_more_read(
+    metric: Metric,
+    last: Float[Tensor, "d_vocab"],
+    positions: int,
+    only_tokens: Int[Tensor, "tokens"] | None,
+) -> None:
+    """A marked metric says the same whatever the logits are that it does not read."""
+    read = slice(None) if only_tokens is None else only_tokens
+    row = last.new_zeros(1, positions, len(last))
+    row[0, -1, read] = last[read]
+    value = _measured(metric, row).clone()  # it may be a view of the row
+    row[:, :-1] = torch.nan
+    row[0, -1, ::2], row[0, -1, 1::2] = 1e4, -1e4  # some on either side of what is read
+    row[0, -1, read] = last[read]
+    again = metric(row)
+    if not torch.equal(value, again):
         raise ValueError(
-            "metric: it is marked `reads_last`, but reads other positions too (it is not finite "
-            "where they are NaN); take the mark away"
+            "metric: it is marked `reads_last`, but reads more than the mark says, other positions "
+            f"or other tokens: it changes from {value.tolist()} to {again.tolist()} where nothing "
+            "but these does; take the mark away, or name all tokens that it reads"
         )
 
 

@@ -14,6 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
+from transformers.pytorch_utils import Conv1D
 
 LARGE = 2**25  # multiplications; below, what a convolution takes to set up is not made good
 
@@ -38,6 +39,20 @@ def by_convolution(
         return F.conv2d(picture, weight.mT[:, :, None, None], bias)[0, :, :, 0].mT
     picture = weight[None, :, :, None]  # (1, d_in, d_out, 1)
     return F.conv2d(picture, x[:, :, None, None])[0, :, :, 0].add_(bias)
+
+
+def lay_out(network: torch.nn.Module) -> None:
+    """Put the weights of all linear layers into the order in memory that a convolution likes best,
+    output by output: a tenth of a sweep's time.
+
+    torch's own layers lie so. GPT-2's lie input by input, and so do those that transformer_lens
+    makes of its `c_attn`. The matrices stay what they are.
+    """
+    for layer in network.modules():
+        if type(layer) is Conv1D:
+            layer.weight.data = layer.weight.data.mT.contiguous().mT
+        elif type(layer) is torch.nn.Linear:
+            layer.weight.data = layer.weight.data.contiguous()
 
 
 @cache

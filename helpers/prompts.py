@@ -8,7 +8,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from helpers.inputs import expect_fits, expect_text
-from helpers.metrics import logit_diff, reads_last
+from helpers.metrics import Metric, logit_diff, reads_last
 
 
 class PairTokens(NamedTuple):
@@ -19,12 +19,16 @@ class PairTokens(NamedTuple):
     answer: Int[Tensor, "1"]
     distractor: Int[Tensor, "1"]
 
-    @reads_last
-    def logit_diff(self, logits: Float[Tensor, "rows pos d_vocab"]) -> Float[Tensor, "rows"]:
+    @property
+    def logit_diff(self) -> Metric:
         """`metrics.logit_diff` with this pair's answer and distractor for every row: a metric for
         `helpers.patching`. Positive in the clean run, negative in the corrupted one."""
-        rows = logits.shape[0]
-        return logit_diff(logits, self.answer.expand(rows), self.distractor.expand(rows))
+
+        def metric(logits: Float[Tensor, "rows pos d_vocab"]) -> Float[Tensor, "rows"]:
+            rows = logits.shape[0]
+            return logit_diff(logits, self.answer.expand(rows), self.distractor.expand(rows))
+
+        return reads_last(metric, tokens=torch.cat([self.answer, self.distractor]))
 
 
 @dataclass(frozen=True)

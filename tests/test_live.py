@@ -3,6 +3,7 @@
 import time
 
 import conftest
+import numpy as np
 import pytest
 import torch
 from test_patching import SWEEPS, swept
@@ -167,9 +168,9 @@ def test_a_pass_has_as_many_cells_as_the_bytes_allow(small, monkeypatch):
     model, pair = small
     passes = []
 
-    def counted(model, tokens, cache, cells, last_only):
+    def counted(model, tokens, cache, cells, last_only, only_tokens):
         passes.append(len(cells))
-        return live.live_logits(model, tokens, cache, cells, last_only)
+        return live.live_logits(model, tokens, cache, cells, last_only, only_tokens)
 
     monkeypatch.setattr(patching, "live_logits", counted)
     arguments = (model, pair.tokens.corrupted, pair.clean_cache, pair.tokens.logit_diff)
@@ -221,7 +222,8 @@ def test_a_hook_of_torch_is_called_too(small, part, when):
     assert live.supports_live(model)
 
 
-def test_a_layer_put_in_place_of_the_models_own_is_the_one_that_computes(small):
+@pytest.mark.parametrize(("layer", "part"), [(1, "o"), (2, "q"), (2, "k"), (2, "v")])
+def test_a_layer_put_in_place_of_the_models_own_is_the_one_that_computes(small, layer, part):
     """An adapter, with a weight of its own beside the one that it wraps."""
     model, pair = small
 
@@ -231,19 +233,19 @@ def test_a_layer_put_in_place_of_the_models_own_is_the_one_that_computes(small):
             self.layer, self.weight, self.bias = layer, layer.weight, layer.bias
 
         def forward(self, x):
-            return self.layer(x) + 0.5 * x
+            return self.layer(x) + 9 * x
 
     before = swept("patch_residual", model, pair)
-    out = model.blocks[1].attn.o
-    own = out.original_component
-    out.set_original_component(Adapted(own))
+    bridge = getattr(model.blocks[layer].attn, part)
+    own = bridge.original_component
+    bridge.set_original_component(Adapted(own))
     try:
         assert live.supports_live(model)
         grid = swept("patch_residual", model, pair)
         cells = cells_of("patch_residual", model, 7)
         expected = looped(model, pair, cells, pair.tokens.logit_diff)
     finally:
-        out.set_original_component(own)
+        bridge.set_original_component(own)
     exact(grid, expected)
     assert (grid - before).abs().max() > 1e-2
 
@@ -317,24 +319,98 @@ def test_the_mark_changes_what_is_computed_but_not_the_grid(family, other):
     everywhere = patching.patch_residual(*arguments, plain)
     assert shapes == [(21, 7, 1861)]
     last = patching.patch_residual(*arguments, marked)
-    assert shapes[1:] == [(1, 7, 1861), (21, 1, 1861)]  # the row that is NaN elsewhere, the sweep
+    assert shapes[1:] == [(1, 7, 1861)] * 2 + [
+        (21, 1, 1861)
+    ]  # a row with others' logits, the sweep
     assert_close(last, everywhere, atol=1e-4, rtol=0)
+    metrics.reads_last(marked, pair.tokens.logit_diff.reads_tokens)
+    assert_close(patching.patch_residual(*arguments, marked), everywhere, atol=1e-4, rtol=0)
 
 
 def test_a_pairs_own_metric_is_marked(pair):
-    assert pair.tokens.logit_diff.reads_last
+    metric = pair.tokens.logit_diff
+    assert metric.reads_last
+    assert metric.reads_tokens.tolist() == [
+        pair.tokens.answer.item(),
+        pair.tokens.distractor.item(),
+    ]
 
 
-@pytest.mark.parametrize("position", [0, 3, slice(None)])
-def test_a_metric_that_reads_more_than_its_mark_says_is_noticed(small, position):
+def test_logits_of_tokens_that_are_not_read_are_not_computed(small):
+    """Those of the others are what they are without the mark."""
     model, pair = small
+    cells = cells_of("patch_blocks", model, 7)
+    tokens, at_last = torch.tensor([5, 1860, 5]), True
+    arguments = (model, pair.tokens.corrupted, pair.clean_cache, cells, at_last)
+    whole, some = live.live_logits(*arguments), live.live_logits(*arguments, tokens)
+    assert some.shape == whole.shape
+    assert_close(some[..., tokens], whole[..., tokens], atol=1e-5, rtol=0)
+    assert some.count_nonzero() == whole[..., [5, 1860]].count_nonzero() == 2 * len(cells)
 
-    @metrics.reads_last
-    def metric(logits):
-        return logits[:, position].flatten(1).mean(1)
 
-    with pytest.raises(ValueError, match="marked `reads_last`, but reads other positions"):
+READ_MORE = {
+    "the first position": lambda logits: logits[:, 0, 5],
+    "one within": lambda logits: logits[:, 3, 5],
+    "all positions": lambda logits: logits[..., 5].mean(1),
+    "the last if there is a number there, and others": lambda logits: logits[..., 5].nanmean(1),
+}
+READ_OTHER_TOKENS = {
+    "another token": lambda logits: logits[:, -1, 7],
+    "all tokens": lambda logits: logits[:, -1].mean(1),
+    "the largest": lambda logits: logits[:, -1].amax(1),
+    "the log-probability": lambda logits: logits[:, -1].log_softmax(1)[:, 5],
+    "the rank": lambda logits: (logits[:, -1] > logits[:, -1, 5:6]).sum(1).float(),
+}
+
+
+@pytest.mark.parametrize("general", [False, True])
+@pytest.mark.parametrize("more", [*READ_MORE, *READ_OTHER_TOKENS])
+def test_a_metric_that_reads_more_than_its_mark_says_is_noticed(small, monkeypatch, more, general):
+    model, pair = small
+    if general:
+        monkeypatch.setattr(patching, "supports_live", lambda model: False)
+    read = (READ_MORE | READ_OTHER_TOKENS)[more]
+    tokens = torch.tensor([5, 6]) if more in READ_OTHER_TOKENS else None
+    metric = metrics.reads_last(lambda logits: read(logits), tokens)
+    with pytest.raises(ValueError, match="marked `reads_last`, but reads more than the mark says"):
         patching.patch_residual(model, pair.tokens.corrupted, pair.clean_cache, metric)
+
+
+@pytest.mark.parametrize(
+    ("tokens", "error", "message"),
+    [
+        (torch.tensor([5, 1861]), ValueError, "token id 1861 is out of range 0 to 1860"),
+        (torch.tensor([-1]), ValueError, "token id -1 is out of range"),
+        (torch.tensor([[5]]), ValueError, "expected the 1 axes"),
+        (torch.tensor([5.0]), TypeError, "integer token ids"),
+        ([5, 6], TypeError, "expected a tensor"),
+    ],
+)
+def test_a_mark_that_names_no_tokens_of_the_model_is_refused(small, tokens, error, message):
+    model, pair = small
+    metric = metrics.reads_last(lambda logits: logits[:, -1, 5])
+    metric.reads_tokens = tokens
+    with pytest.raises(error, match=f"the metric is marked to read.*{message}"):
+        patching.patch_residual(model, pair.tokens.corrupted, pair.clean_cache, metric)
+
+
+def test_for_one_query_no_key_and_no_value_is_needed(small, monkeypatch):
+    """The last position's attention by its own road and by that of all positions."""
+    model, _ = small
+    block = model.blocks[2]
+    for part in (block.attn.q, block.attn.k, block.attn.v):  # loading has left the values' at 0
+        monkeypatch.setattr(part.original_component.bias, "data", torch.randn(24))
+    table = np.array([[0, 1, 2, 3], [0, 1, 4, 5], [0, 6, 7, 8]])
+    state = live.Live(torch.randn(9, 24), table)
+    alone = live.attention_of_last(block, state, 3)
+    assert alone.shape == (3, 1, 24)
+    assert_close(alone, live.attention(block, state, 3)[:, -1:], atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("index", [[0, 1, 2, 3], [[0, 1], [2, 3]], [0, 1, 2], [3, 2, 1, 0], [[1]]])
+def test_taken_rows_are_the_indexed_ones(index):
+    rows, index = torch.arange(12.0).view(4, 3), np.array(index)
+    assert torch.equal(live.take(rows, index), rows[torch.from_numpy(index)])
 
 
 # The bar

@@ -207,10 +207,17 @@ BUGS = {
     ),
     "a metric's false mark let through": Bug(
         "patching",
-        "not torch.isfinite(value).all()",
-        "False",
+        "    row[0, -1, ::2], row[0, -1, 1::2] = 1e4, -1e4  #",
+        "    pass  #",
         test_live.test_a_metric_that_reads_more_than_its_mark_says_is_noticed,
-        {"position": 0},
+        {"more": "the rank", "general": False},
+    ),
+    "a metric's false mark let through, at other positions": Bug(
+        "patching",
+        "    row[:, :-1] = torch.nan",
+        "    pass",
+        test_live.test_a_metric_that_reads_more_than_its_mark_says_is_noticed,
+        {"more": "all positions", "general": False},
     ),
     "the mark forgotten on the general road": Bug(
         "growing",
@@ -222,8 +229,8 @@ BUGS = {
     # live
     "the query of one position further back": Bug(
         "live",
-        "take(x, live.table[:, -1])",
-        "take(x, live.table[:, -2])",
+        "linear(block.attn.q, take(x, live.table[:, -1]))",
+        "linear(block.attn.q, take(x, live.table[:, -2]))",
         test_live.test_the_live_road_is_the_loop,
         {"name": "patch_residual"},
     ),
@@ -236,7 +243,7 @@ BUGS = {
     ),
     "queries that look ahead": Bug(
         "live",
-        "is_causal=not last",
+        "is_causal=True",
         "is_causal=False",
         test_live.test_the_two_roads_give_the_same_logits,
         {"last_only": False},
@@ -295,6 +302,48 @@ BUGS = {
         "return layer(x)",
         "return product(x, layer.weight, layer.bias)",
         test_live.test_a_layer_put_in_place_of_the_models_own_is_the_one_that_computes,
+        {"layer": 1, "part": "o"},
+    ),
+    "an adapter of the last layer's keys passed by": Bug(
+        "live",
+        "if any(type(plain(part)) is not torch.nn.Linear for part in",
+        "if False and any(type(plain(part)) is not torch.nn.Linear for part in",
+        test_live.test_a_layer_put_in_place_of_the_models_own_is_the_one_that_computes,
+        {"layer": 2, "part": "k"},
+    ),
+    "the last layer's pattern over the corrupted run alone": Bug(
+        "live",
+        "x = take(x, live.table)  #",
+        "x = take(x, live.table[:1].repeat(len(live.table), axis=0))  #",
+        test_live.test_the_live_road_is_the_loop,
+        {"name": "patch_residual"},
+    ),
+    "no bias of the last layer's values": Bug(
+        "live",
+        "z.flatten(1)[:, None] + plain(block.attn.v).bias",
+        "z.flatten(1)[:, None]",
+        test_live.test_for_one_query_no_key_and_no_value_is_needed,
+    ),
+    "scores of the last layer not scaled": Bug(
+        "live",
+        "asked @ x.mT / q.shape[-1] ** 0.5",
+        "asked @ x.mT",
+        test_live.test_the_live_road_is_the_loop,
+        {"name": "patch_blocks"},
+    ),
+    "as many rows as asked for, but not those": Bug(
+        "live",
+        "if index.size == len(rows) and np.array_equal(index.ravel(), np.arange(len(rows))):",
+        "if index.size == len(rows):",
+        test_live.test_taken_rows_are_the_indexed_ones,
+        {"index": [3, 2, 1, 0]},
+    ),
+    "logits under the wrong token": Bug(
+        "live",
+        "logits[..., only_tokens] =",
+        "logits[..., only_tokens - 1] =",
+        test_live.test_the_mark_changes_what_is_computed_but_not_the_grid,
+        {"other": "gpt2"},
     ),
     # attribution
     "no LayerNorm scale": Bug(
@@ -592,7 +641,8 @@ def put_in(bug: Bug, module, monkeypatch) -> None:
     for name, new in mutated.items():
         old = vars(module).get(name)
         if inspect.isclass(new) and new.__module__ == module.__name__:
-            for method, function in inspect.getmembers(new, inspect.isfunction):
+            of_instances = lambda part: inspect.isfunction(part) or isinstance(part, property)  # noqa: E731
+            for method, function in inspect.getmembers(new, of_instances):
                 if method in vars(old) and not method.startswith("__"):
                     monkeypatch.setattr(old, method, function)
         elif inspect.isfunction(new) and new.__module__ == module.__name__:

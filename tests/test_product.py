@@ -8,6 +8,7 @@ import torch
 from test_live import family, small  # noqa: F401
 from test_patching import SWEEPS
 from torch.testing import assert_close
+from transformers import GPT2Config, GPT2LMHeadModel
 
 from helpers import product
 
@@ -46,6 +47,33 @@ def test_nothing_given_is_changed(kept):
     before = [t.clone() for t in (x, weight, bias)]
     product.by_convolution(x, weight, bias)
     assert all(torch.equal(a, b) for a, b in zip(before, (x, weight, bias), strict=True))
+
+
+def test_weights_laid_out_are_the_same_matrices():
+    network = GPT2LMHeadModel(GPT2Config(n_layer=1, n_embd=8, n_head=2, vocab_size=11)).eval()
+    linear = torch.nn.Linear(8, 5)
+    linear.weight.data = linear.weight.data.mT.contiguous().mT  # as transformer_lens makes them
+    whole = torch.nn.ModuleDict({"network": network, "linear": linear})
+    before = {name: weight.clone() for name, weight in whole.state_dict().items()}
+    ids = torch.arange(6)[None]
+    logits = network(ids).logits
+    product.lay_out(whole)
+    after = whole.state_dict()
+    assert all(torch.equal(after[name], weight) for name, weight in before.items())
+    assert_close(network(ids).logits, logits, atol=1e-6, rtol=0)
+    mlp = network.transformer.h[0].mlp
+    assert mlp.c_fc.weight.shape == (8, 32) and mlp.c_fc.weight.mT.is_contiguous()
+    assert mlp.c_proj.weight.mT.is_contiguous() and linear.weight.is_contiguous()
+    assert network.lm_head.weight is network.transformer.wte.weight
+
+
+def test_a_loaded_models_weights_are_laid_out(model):
+    for block in model.blocks:
+        parts = [block.attn.q, block.attn.k, block.attn.v, block.attn.o]
+        for part in (*parts, getattr(block.mlp, "in"), block.mlp.out):
+            layer = part.original_component
+            by_output = layer.weight if type(layer) is torch.nn.Linear else layer.weight.mT
+            assert by_output.is_contiguous()
 
 
 @pytest.mark.parametrize("wins", [True, False])
