@@ -173,7 +173,7 @@ def products(model, positions: int, sweep: str) -> str:
     _, cache = model.run_with_cache(tokens.clean)
     arguments = model, tokens.corrupted, cache, tokens.logit_diff
     a, none = torch.randn(2048, 2048), torch.zeros(2048)
-    ways = [lambda: torch.mm(a, a), lambda: by_convolution(a, a, none)]
+    ways = [lambda: torch.mm(a, a), lambda: by_convolution(a, a.mT, none)]
     peak, other = (2 * 2048**3 / min(timed(way)[0] for _ in range(9)) for way in ways)
     took = statistics.median(timed(SWEEPS[sweep][0], *arguments)[0] for _ in range(5))
     with FlopCounterMode(display=False) as counter:

@@ -2,9 +2,9 @@
 
 On x86 torch hands a matrix product to MKL and a convolution to oneDNN. Both are exact to rounding,
 but MKL does not use the widest instructions of every maker's processors; there oneDNN is twice as
-fast (benchmarks/README.md). A matrix product *is* a convolution with filters of one pixel: take the
-weight matrix for a picture with a channel for each input and a pixel for each output, and each row
-of `x` for a filter. Nothing is copied to look at it that way.
+fast (benchmarks/README.md). A matrix product *is* a convolution with filters of one pixel: take `x`
+for a picture with a channel for each input and a pixel for each row, and what the weights hold for
+one output for a filter. Nothing is copied to look at it that way.
 """
 
 import time
@@ -33,8 +33,12 @@ def product(
 def by_convolution(
     x: Float[Tensor, "rows d_in"], weight: Float[Tensor, "d_in d_out"], bias: Float[Tensor, "d_out"]
 ) -> Float[Tensor, "rows d_out"]:
-    """`x @ weight + bias`, with the weight as a picture and the rows as filters."""
-    if weight.mT.is_contiguous():  # kept the other way round: the rows are the picture
+    """`x @ weight + bias`, with the rows as a picture and the weights as filters.
+
+    Weights that lie input by input (a model that `load_model` did not load) change places with the
+    rows: filters that had to be turned round first would cost more.
+    """
+    if weight.mT.is_contiguous():
         picture = x[None, :, None].permute(0, 3, 1, 2)  # (1, d_in, rows, 1)
         return F.conv2d(picture, weight.mT[:, :, None, None], bias)[0, :, :, 0].mT
     picture = weight[None, :, :, None]  # (1, d_in, d_out, 1)
@@ -62,7 +66,7 @@ def convolution_wins(threads: int) -> bool:
     With one thread torch does not hand it to oneDNN, and on a Mac there is another library: then
     the two take the same time, or the convolution longer.
     """
-    x, weight, bias = torch.ones(256, 768), torch.ones(768, 768), torch.ones(768)
+    x, weight, bias = torch.ones(256, 768), torch.ones(768, 768).mT, torch.ones(768)  # laid out
 
     def seconds(multiply) -> float:
         times = []

@@ -319,9 +319,8 @@ def test_the_mark_changes_what_is_computed_but_not_the_grid(family, other):
     everywhere = patching.patch_residual(*arguments, plain)
     assert shapes == [(21, 7, 1861)]
     last = patching.patch_residual(*arguments, marked)
-    assert shapes[1:] == [(1, 7, 1861)] * 2 + [
-        (21, 1, 1861)
-    ]  # a row with others' logits, the sweep
+    checked, sweep = [(1, 7, 1861)] * 2, [(21, 1, 1861)]
+    assert shapes[1:] == checked + sweep
     assert_close(last, everywhere, atol=1e-4, rtol=0)
     metrics.reads_last(marked, pair.tokens.logit_diff.reads_tokens)
     assert_close(patching.patch_residual(*arguments, marked), everywhere, atol=1e-4, rtol=0)
