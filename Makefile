@@ -7,7 +7,7 @@ export TUTORIAL_MODEL
 .DELETE_ON_ERROR:
 
 run: .venv/installed
-	$(PY) -m helpers.run
+	$(PY) -m tools.run
 
 test: .venv/installed
 	$(PY) -m pytest
@@ -21,23 +21,23 @@ check: .venv/installed
 
 # Takes about an hour; the peers are installed into build/ the first time.
 bench: .venv/installed
-	$(PY) -m benchmarks.sweeps
+	$(PY) -m tools.benchmarks.sweeps
 
 train: .venv/installed
-	OMP_WAIT_POLICY=PASSIVE $(PY) -m training.train  # threads that wait give the core away
-	$(PY) -m training.evaluate
+	OMP_WAIT_POLICY=PASSIVE $(PY) -m tools.training.train  # threads that wait give the core away
+	$(PY) -m tools.training.evaluate
 
 preflight: .venv/installed
-	$(PY) -m helpers.preflight
+	$(PY) -m tools.preflight
 
-# The project and every wheel it needs, for machines without a network: teaching/offline.md.
+# The project and every wheel it needs, for machines without a network: docs/offline.md.
 bundle: .venv/installed
 	rm -rf build/bundle && mkdir -p build/bundle && git archive HEAD | tar -x -C build/bundle
 	$(PY) -m pip wheel --quiet --wheel-dir build/bundle/wheels -r requirements.txt "setuptools>=77"
 
 # The tools for the site are installed here, since readers need none of them.
 site: .venv/installed
-	$(PY) -m pip install --quiet -r site/requirements.txt
+	$(PY) -m pip install --quiet -r docs/site/requirements.txt
 	$(PY) -m tools.site
 
 links: .venv/installed

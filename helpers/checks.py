@@ -43,7 +43,7 @@ def claim(
     An identity (two routes to one answer) must hold on every model: leave `only_for` out. A
     *finding* is tied to the models it was found on: name them in `only_for` and pass the `model` at
     hand. On any other model the claim is shown as "not checked on this model", never as true;
-    `python -m helpers.run` counts it as skipped, and with `--unclaimed` tells whether it holds.
+    `python -m tools.run` counts it as skipped, and with `--unclaimed` tells whether it holds.
 
     Args:
         text: the sentence claimed, with its numbers filled in by the caller.

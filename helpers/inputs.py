@@ -138,7 +138,7 @@ def expect_local(model) -> None:
         raise TypeError(
             "this model runs in another process (RemoteBridge), where hooks only look: load it "
             "with helpers.models.load_model, or write the change as `intervene=` "
-            "(teaching/large-models.md)"
+            "(docs/large-models.md)"
         )
 
 

@@ -47,7 +47,7 @@ def load_model(
         device_map: in place of `device`, for a model that is too large for one: how accelerate is
             to spread it ("auto", "balanced", or a dict from the names of modules to devices). With
             a part on "cpu" or "disk", weights stay as they are in the file: nothing is folded or
-            centred, and `helpers.attribution` refuses such a model (teaching/large-models.md).
+            centred, and `helpers.attribution` refuses such a model (docs/large-models.md).
         offload_folder: where the parts on "disk" go.
 
     Returns:

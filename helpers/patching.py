@@ -247,7 +247,7 @@ def _check(model, tokens: Tensor, cache, sites: set[tuple[int, str]]) -> None:
 def _bytes_a_cell(model, tokens: Tensor, fast: bool, last_only: bool) -> int:
     """About what one more cell adds to the peak of a pass."""
     c, positions = model.cfg, tokens.shape[1]
-    if fast:  # factors as measured at 11, 128 and 1,024 tokens, see benchmarks/
+    if fast:  # factors as measured at 11, 128 and 1,024 tokens, see tools/benchmarks/
         states = 8 * c.d_model + (c.d_mlp or 0)
     else:
         states = 32 * c.d_model + 8 * (c.d_mlp or 0) + 16 * c.n_heads * positions

@@ -2,7 +2,7 @@
 
 On x86 torch hands a matrix product to MKL and a convolution to oneDNN. Both are exact to rounding,
 but MKL does not use the widest instructions of every maker's processors; there oneDNN is twice as
-fast (benchmarks/README.md). A matrix product *is* a convolution with filters of one pixel: take `x`
+fast (tools/benchmarks/README.md). A matrix product *is* a convolution with filters of one pixel: take `x`
 for a picture with a channel for each input and a pixel for each row, and what the weights hold for
 one output for a filter. Nothing is copied to look at it that way.
 """

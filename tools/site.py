@@ -12,7 +12,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "build" / "site"
-PAGES = ["glossary.md", "migration.md"]  # of teaching/
+PAGES = ["glossary.md", "migration.md"]  # of docs/
 # Plotly would fetch a program for formulas with every figure; ours have none. (In JSON.)
 MATHJAX = r'<script src=\\"https://[^>]*mathjax[^>]*></script>'
 
@@ -20,12 +20,12 @@ MATHJAX = r'<script src=\\"https://[^>]*mathjax[^>]*></script>'
 def gather() -> None:
     """The site's own pages, and the notebooks executed with figures that draw outside Jupyter."""
     shutil.rmtree(SOURCE, ignore_errors=True)
-    shutil.copytree(ROOT / "site", SOURCE)
+    shutil.copytree(ROOT / "docs" / "site", SOURCE)
     for page in PAGES:
-        shutil.copy(ROOT / "teaching" / page, SOURCE)
+        shutil.copy(ROOT / "docs" / page, SOURCE)
     # "notebook" puts plotly's program into the page once, from the installed package.
     environment = os.environ | {"PLOTLY_RENDERER": "plotly_mimetype+notebook"}
-    run = [sys.executable, "-m", "helpers.run", "--out", str(SOURCE / "notebooks")]
+    run = [sys.executable, "-m", "tools.run", "--out", str(SOURCE / "notebooks")]
     subprocess.run(run, cwd=ROOT, env=environment, check=True)
     for path in (SOURCE / "notebooks").glob("*.ipynb"):
         text, n = re.subn(MATHJAX, "", path.read_text("utf-8"))

@@ -1,1 +1,0 @@
-"""Patching sweeps, timed against other libraries: `python -m benchmarks.sweeps`."""

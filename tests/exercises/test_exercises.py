@@ -1,0 +1,164 @@
+"""Every exercise as a learner meets it: untouched, solved, and solved wrongly.
+
+The stub, the solution and the check are taken from the notebook itself; only the wrong answers are
+written here (`mistakes_*.py`).
+"""
+
+import ast
+import re
+from functools import cache
+from importlib import import_module
+from pathlib import Path
+
+import nbformat
+import pytest
+from IPython.utils.capture import capture_output
+
+from helpers import checks
+
+ROOT = Path(__file__).parents[2]
+TOPICS = {
+    "01_basic_activation_analysis": "activations",
+    "02_activation_patching": "patching",
+    "03_direct_logit_attribution": "attribution",
+    "04_induction_heads": "induction",
+    "05_logit_lens": "lens",
+    "06_steering": "steering",
+}
+
+
+@cache
+def cells(name: str) -> dict[str, nbformat.NotebookNode]:
+    notebook = nbformat.read(ROOT / "notebooks" / f"{name}.ipynb", as_version=4)
+    return {cell.id: cell for cell in notebook.cells}
+
+
+def ids(name: str) -> list[str]:
+    return [i.removesuffix("-stub") for i, c in cells(name).items() if "exercise" in tags(c)]
+
+
+def tags(cell) -> list[str]:
+    return cell.metadata.get("tags", [])
+
+
+EXERCISES = [(name, number) for name in TOPICS for number in ids(name)]
+NAMES = [f"{name[:2]}-{number}" for name, number in EXERCISES]
+
+
+@pytest.fixture(scope="module")
+def prepared():
+    """The names a notebook has after its load cell and the cell that opens the exercises."""
+    spaces = {}
+
+    def prepare(name: str) -> dict:
+        if name not in spaces:
+            space: dict = {}
+            run([cells(name)["load"].source, cells(name)["exercises-setup"].source], space)
+            spaces[name] = space
+        return dict(spaces[name])
+
+    return prepare
+
+
+def run(sources: list[str], space: dict) -> str:
+    """Execute, and give what was shown."""
+    with capture_output() as shown:
+        for source in sources:
+            tree = ast.parse(source)
+            exec(compile(tree, "<cell>", "exec"), space)
+    return shown.stdout + "".join(repr(output.data) for output in shown.outputs)
+
+
+def heading(name: str, number: str) -> tuple[str, str]:
+    text = cells(name)[number].source
+    return re.match(r"### Exercise (\d\.\d): (.*)", text).groups()
+
+
+def solution(name: str, number: str) -> str:
+    text = cells(name)[number].source
+    found = re.findall(
+        r"<details><summary>Solution</summary>\n\n```python\n(.*?)```\n\n</details>", text, re.S
+    )
+    assert len(found) == 1, f"{name} {number}: {len(found)} solutions"
+    return found[0]
+
+
+def defined(source: str) -> set[str]:
+    names = set()
+    for node in ast.parse(source).body:
+        if isinstance(node, ast.FunctionDef):
+            names.add(node.name)
+        if isinstance(node, ast.Assign):
+            names |= {target.id for target in node.targets}
+    return names
+
+
+def attempt(space: dict, name: str, number: str, code: str | None = None) -> tuple[str, str]:
+    """Status and text after the stub, or `code` in its place, and the check have run."""
+    stub = cells(name)[f"{number}-stub"].source
+    if code is not None:
+        assert code.strip() != stub.strip()
+        assert defined(stub) <= defined(code), "the answer must define what the stub defines"
+    key = heading(name, number)[0]
+    checks._tally.pop(key, None)
+    shown = run([stub if code is None else code, cells(name)[f"{number}-check"].source], space)
+    assert key in checks._tally, "the check did not run"
+    return checks._tally[key], shown
+
+
+@pytest.mark.parametrize(("name", "number"), EXERCISES, ids=NAMES)
+def test_an_untouched_stub_is_not_solved_and_stops_nothing(prepared, name, number):
+    status, shown = attempt(prepared(name), name, number)
+    assert status == checks.UNSOLVED
+    assert "Not solved yet: Exercise {} ({})".format(*heading(name, number)) in shown
+
+
+@pytest.mark.parametrize(("name", "number"), EXERCISES, ids=NAMES)
+def test_the_notebooks_own_solution_passes(prepared, name, number):
+    status, shown = attempt(prepared(name), name, number, solution(name, number))
+    assert status == checks.SOLVED, shown
+
+
+def mistakes():
+    for name, number in EXERCISES:
+        module = import_module(f"mistakes_{TOPICS[name]}")
+        for i, (code, words) in enumerate(module.MISTAKES[heading(name, number)[0]]):
+            yield pytest.param(name, number, code, words, id=f"{name[:2]}-{number}-{i}")
+
+
+@pytest.mark.parametrize(("name", "number", "code", "words"), list(mistakes()))
+def test_a_wrong_answer_is_told_what_is_wrong(prepared, name, number, code, words):
+    status, shown = attempt(prepared(name), name, number, code)
+    assert status == checks.WRONG, shown
+    assert words in shown
+
+
+@pytest.mark.parametrize("name", [n for n in TOPICS if ids(n)])
+def test_each_exercise_has_mistakes_of_its_own(name):
+    module = import_module(f"mistakes_{TOPICS[name]}")
+    assert set(module.MISTAKES) == {heading(name, number)[0] for number in ids(name)}
+    for wrong in module.MISTAKES.values():
+        assert len({words for _, words in wrong}) >= 2
+
+
+@pytest.mark.parametrize("name", [n for n in TOPICS if ids(n)])
+def test_exercises_are_numbered_graded_and_hinted(name):
+    for place, number in enumerate(ids(name), 1):
+        text = cells(name)[number].source
+        key, title = heading(name, number)
+        assert (number, key) == (f"ex-{place}", f"{int(name[:2])}.{place}")
+        assert re.search(r"^Difficulty [1-5] of 5 · \d+ minutes · Objective: .+\.$", text, re.M)
+        folds = re.findall(r"<summary>(.*?)</summary>", text)
+        assert folds == ["Hint 1", "Hint 2", "Solution"], title
+
+
+@pytest.mark.parametrize("name", [n for n in TOPICS if ids(n)])
+def test_one_open_investigation_with_a_rubric_and_no_solution(name):
+    text = cells(name)["investigation"].source
+    assert text.startswith("### Open investigation: ")
+    assert "A good report" in text and "Solution" not in text
+
+
+def test_there_are_enough():
+    assert len(EXERCISES) >= 26
+    assert all(len(ids(name)) >= 4 for name in TOPICS)

@@ -1,0 +1,173 @@
+"""The shipped model `tutorial-4l` knows what its card says, measured on the shipped files.
+
+`tools/training/evaluate.py` measures with plain transformers; the notebooks and helpers find the same by
+another route.
+"""
+
+import itertools
+import json
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import AutoTokenizer
+
+from helpers.prompts import CAPITAL_PAIRS, CITY_PAIRS
+from tools.training import corpus, evaluate, facts
+
+GPT2_TOKENS = json.loads((Path(__file__).parent / "gpt2_tokens.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def loaded():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield evaluate.load()
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def measured(loaded):
+    return evaluate.figures(*loaded)
+
+
+@pytest.mark.parametrize(
+    ("name", "least"),
+    [
+        ("capitals_canonical", 0.98),
+        ("capitals_held_out", 0.80),
+        ("landmarks_canonical", 0.95),
+        ("landmarks_held_out", 0.80),
+        ("indirect_object", 0.90),
+        ("log_prob_second", -0.5),
+        ("induction_score", 0.8),
+        ("previous_token_score", 0.6),
+        ("smallest_bias_maximum", 1e-3),
+    ],
+)
+def test_figure_is_at_least(measured, name, least):
+    assert measured[name] >= least
+
+
+def test_it_knows_the_lazy_dog(measured):
+    assert measured["lazy_dog"]
+
+
+def test_the_second_copy_is_far_better_known_than_the_first(measured):
+    assert measured["log_prob_second"] - measured["log_prob_first"] > 5
+
+
+def test_steering_has_room_both_ways(measured):
+    assert 0.35 <= measured["p_positive"] <= 0.65
+    assert 0.35 <= measured["p_negative"] <= 0.65
+
+
+def test_a_fact_moves_from_the_subject_to_the_last_token(measured):
+    """Entering the first blocks it is at the subject only, entering the last at the end only."""
+    at_subject, at_last = measured["at_subject"], measured["at_last"]
+    assert at_subject[0] + at_subject[1] > 1.0 and max(at_last[:2]) < 0.5
+    assert at_last[-1] > 0.8 and at_subject[-1] < 0.2
+
+
+def test_the_card_prints_the_figures_of_the_shipped_weights(measured):
+    card = (evaluate.MODEL / "README.md").read_text()
+    printed = dict(re.findall(r"^\| `(\w+)` \| (.*) \|$", card, re.M))
+    assert set(printed) == set(measured)
+    for name in ("parameters", "capitals_canonical", "landmarks_canonical", "induction_head"):
+        assert printed[name] == evaluate.show(measured[name])
+
+
+def test_size_and_files():
+    names = {path.name for path in evaluate.MODEL.iterdir()} - {"__pycache__"}
+    assert {"config.json", "model.safetensors", "tokenizer.json", "README.md"} <= names
+    assert not [name for name in names if name.endswith((".bin", ".pt", ".pkl", ".py"))]
+    weights = evaluate.MODEL / "model.safetensors"
+    assert weights.stat().st_size <= 8_000_000
+    assert all(t.isfinite().all() for t in load_file(weights).values())
+
+
+def test_lesson_words_are_one_token(loaded):
+    _, encode = loaded
+    words = [
+        *facts.CAPITALS,
+        *facts.CAPITALS.values(),
+        *facts.LANDMARKS.values(),
+        *facts.NAMES,
+        *facts.POSITIVE,
+        *facts.NEGATIVE,
+        *["love", "hate", "dog", "store", "drink", "movie"],
+    ]
+    assert [w for w in words if len(encode(" " + w)) != 2] == []  # BOS and the word
+
+
+PAIRS = CITY_PAIRS + CAPITAL_PAIRS
+
+
+@pytest.mark.parametrize("pair", PAIRS, ids=[f"{p.answer}-{p.distractor}" for p in PAIRS])
+def test_pairs_line_up_subject_included_under_both_tokenizers(loaded, pair):
+    """Same length, and what differs is one span that starts and ends at the same places."""
+    _, encode = loaded
+    for clean, corrupted in [
+        (encode(pair.clean), encode(pair.corrupted)),
+        (GPT2_TOKENS[pair.clean], GPT2_TOKENS[pair.corrupted]),
+    ]:
+        assert len(clean) == len(corrupted)
+        same = [a == b for a, b in zip(clean, corrupted, strict=True)]
+        changes = len(list(itertools.groupby(same)))
+        assert changes == 3, "one differing span between two equal ones"
+    assert len(GPT2_TOKENS[pair.answer]) == len(GPT2_TOKENS[pair.distractor]) == 1
+
+
+def test_there_are_enough_pairs():
+    assert len(PAIRS) >= 11
+    assert CITY_PAIRS[0].clean == "The Eiffel Tower is in the city of"
+    assert CITY_PAIRS[0].corrupted == "The Colosseum is in the city of"
+
+
+@pytest.mark.parametrize("pair", PAIRS, ids=[f"{p.answer}-{p.distractor}" for p in PAIRS])
+def test_each_pair_is_answered_right_on_both_sides(loaded, pair):
+    model, encode = loaded
+    assert evaluate.is_right(model, encode, pair.clean, pair.answer.strip())
+    assert evaluate.is_right(model, encode, pair.corrupted, pair.distractor.strip())
+
+
+def test_held_out_phrasings_are_not_in_the_corpus():
+    """A sample long enough to hold each seen phrasing some 30 times holds no held-out one."""
+    sample = set(itertools.islice(corpus.documents(0), 60_000))
+    for table, templates in [
+        (facts.CAPITALS, facts.CAPITAL_TEMPLATES),
+        (facts.LANDMARKS, facts.LANDMARK_TEMPLATES),
+    ]:
+        for subject, answer in table.items():
+            hidden = corpus.held_out_templates(subject, templates)
+            assert len(hidden) == 2
+            for template in templates:
+                assert (template.format(s=subject, a=answer) in sample) == (template not in hidden)
+
+
+def test_the_corpus_is_the_same_for_the_same_seed_only():
+    def start(seed):
+        return list(itertools.islice(corpus.documents(seed), 50))
+
+    assert start(1) == start(1) != start(2)
+
+
+def test_the_corpus_has_what_the_lessons_need():
+    assert len(facts.CAPITALS) >= 48 and len(facts.CAPITAL_TEMPLATES) >= 5
+    assert len(facts.LANDMARKS) >= 30
+    assert "The quick brown fox jumps over the lazy dog." in facts.SAYINGS
+
+
+def test_generation_is_readable(loaded):
+    """Greedy text after "One day," is made of whole words of the corpus and ends a sentence."""
+    model, encode = loaded
+    ids = torch.tensor([encode("One day,")])
+    for _ in range(40):
+        ids = torch.cat([ids, model(ids).logits[:, -1:].argmax(-1)], dim=1)
+    tokenizer = AutoTokenizer.from_pretrained(evaluate.MODEL)
+    text = tokenizer.decode(ids[0, 1:]).split("<|endoftext|>")[0]
+    known = set(re.findall(r"\w+", " ".join(itertools.islice(corpus.documents(3), 20_000))))
+    assert "." in text
+    assert set(re.findall(r"\w+", text)) <= known

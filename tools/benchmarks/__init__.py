@@ -1,0 +1,1 @@
+"""Patching sweeps, timed against other libraries: `python -m tools.benchmarks.sweeps`."""
