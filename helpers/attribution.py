@@ -1,4 +1,8 @@
-"""Direct logit attribution: which component wrote the answer into the last residual stream."""
+"""Direct logit attribution: which component wrote the answer into the last residual stream.
+
+`transformer_lens.tools.analysis.direct_logit_attribution` gives the same numbers for heads. It
+leaves out the unembedding's bias and neurons; the split here is complete and checks that it is.
+"""
 
 from dataclasses import dataclass
 
@@ -6,13 +10,13 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from helpers import architecture
+from helpers.architecture import Unsupported, expect_plain_logits
 from helpers.inputs import (
+    expect_activation,
     expect_axes,
-    expect_cached,
-    expect_finite,
     expect_index,
     expect_local,
-    expect_plain_logits,
     expect_tokens,
 )
 
@@ -21,12 +25,12 @@ from helpers.inputs import (
 class LogitDiffAttribution:
     """The logit difference at the last position, split over what wrote to the residual stream.
 
-    All in nats, averaged over the batch. `total` is the sum of all parts and equals the model's own
-    logit difference.
+    All in nats, averaged over the batch. `total` is the sum of all components and equals the
+    model's own logit difference.
     """
 
     embed: Float[Tensor, ""]
-    pos_embed: Float[Tensor, ""]
+    pos_embed: Float[Tensor, ""]  # 0 where position is not added to the stream
     heads: Float[Tensor, "n_layers n_heads"]
     mlps: Float[Tensor, "n_layers"]
     bias: Float[Tensor, ""]  # attention output biases and the unembedding's
@@ -37,157 +41,119 @@ class LogitDiffAttribution:
 
 
 def attribute_logit_diff(
-    model,
-    cache,
-    answer: Int[Tensor, "batch"],
-    distractor: Int[Tensor, "batch"],
+    model, cache, answer: Int[Tensor, "batch"], distractor: Int[Tensor, "batch"]
 ) -> LogitDiffAttribution:
     """Split logit(answer) - logit(distractor) into embeddings, heads, MLPs and biases.
 
-    The last residual stream is a sum of what each component wrote. The final LayerNorm centres it
-    and divides it by one scale; with that scale held at its cached value the rest is linear, so the
-    logit difference is the sum of the components' dot products with one direction. An MLP's part
+    The last residual stream is a sum of what each component wrote. The final norm (centres it and)
+    divides it by one scale; with that scale held at its cached value the rest is linear, so the
+    logit difference is the sum of the components' dot products with one direction. An MLP's share
     includes its output bias.
 
     Args:
-        model: a model from `load_model` (compatibility mode: final LayerNorm folded into W_U).
+        model: a model from `load_model` (compatibility mode: final norm folded into W_U).
         cache: all activations of one run.
         answer, distractor: token ids, one each a row of the run.
 
     Raises:
         TypeError, ValueError: ids out of range, another batch size, a cache of another model or
-            with parts missing, a model whose logits are not linear in the normalised stream.
+            with activations missing.
+        Unsupported: the logits are not linear in the normed stream, or more happens between a
+            component and the stream than a sum.
 
     Source: Elhage et al. 2021, "A Mathematical Framework for Transformer Circuits"; Wang et al.
     2022 (arXiv 2211.00593). Direct effects only: Janiak et al. 2023 (arXiv 2310.07325).
     """
-    expect_local(model)
+    read, ids_bias = _reader(model, cache, answer, distractor)
     layers = range(model.cfg.n_layers)
-    outputs = [f"blocks.{layer}.hook_mlp_out" for layer in layers]
-    inner = [f"blocks.{layer}.attn.hook_z" for layer in layers]
-    embeddings = ["hook_embed"]
-    # Rotary models add no position embedding (their `hook_pos_embed` never runs), attention-only
-    # models have no MLP: that part is 0.
-    if model.cfg.positional_embedding_type == "standard":
-        embeddings.append("hook_pos_embed")
-    there = [name for name in [*inner, *outputs, *embeddings] if name in model.hook_dict]
-    read = _reader(model, cache, answer, distractor, there)
-
-    def written(name: str) -> Tensor:
-        return read(cache[name][:, -1]) if name in there else model.W_U.new_zeros(())
-
-    z = torch.stack([cache[name][:, -1] for name in inner])  # (layer, batch, head, d_head)
+    start = architecture.embeddings(model, cache)
+    zero = model.W_U.new_zeros(())
+    z = torch.stack([_at_end(cache, f"blocks.{i}.attn.hook_z", model) for i in layers])
     by_head = torch.einsum("lbhe,lhed->lhbd", z, model.W_O)  # (layer, head, batch, d_model)
-    ids_bias = (model.b_U[answer] - model.b_U[distractor]).mean()
-    # Llama's architecture has no such biases, and transformer_lens then raises on `model.b_O`.
-    biases = [block.attn.b_O for block in model.blocks if block.attn.b_O is not None]
-    parts = LogitDiffAttribution(
-        embed=written("hook_embed"),
-        pos_embed=written("hook_pos_embed"),
+    outputs = [f"blocks.{i}.hook_mlp_out" for i in layers]
+    mlps = [read(_at_end(cache, o, model)) if o in model.hook_dict else zero for o in outputs]
+    split = LogitDiffAttribution(
+        embed=read(start["token"][:, -1]),
+        pos_embed=read(start["position"][:, -1]) if "position" in start else zero,
         heads=read(by_head),
-        mlps=torch.stack([written(name) for name in outputs]),
-        bias=read(sum(biases)[None]) + ids_bias if biases else ids_bias,
+        mlps=torch.stack(mlps),
+        bias=read(architecture.attention_bias(model).sum(0)[None]) + ids_bias,
     )
-    values = [parts.embed, parts.pos_embed, parts.bias - ids_bias, *parts.heads.flatten()]
-    last = f"blocks.{layers[-1]}.hook_resid_post"
-    _expect_sum(model, cache, read, [*values, *parts.mlps], last)
-    return parts
+    parts = [split.embed, split.pos_embed, split.bias - ids_bias, *split.heads.flatten(), *mlps]
+    _expect_sum(model, parts, read(_at_end(cache, _last(model), model)), _last(model))
+    return split
 
 
 def attribute_neurons(
-    model,
-    cache,
-    layer: int,
-    answer: Int[Tensor, "batch"],
-    distractor: Int[Tensor, "batch"],
+    model, cache, layer: int, answer: Int[Tensor, "batch"], distractor: Int[Tensor, "batch"]
 ) -> Float[Tensor, "d_mlp"]:
-    """Split one MLP's part of the logit difference over its neurons, in nats, batch-averaged.
+    """Split one MLP's share of the logit difference over its neurons, in nats, batch-averaged.
 
     A neuron writes its activation times its row of W_out. Together with the MLP's output bias they
     sum to `attribute_logit_diff(...).mlps[layer]`.
 
     Raises:
         TypeError, ValueError: as `attribute_logit_diff`; a layer out of range.
+        Unsupported: an MLP without neurons of its own, a mixture of experts for example.
     """
     expect_local(model)
     expect_index("layer", layer, model.cfg.n_layers, "layers")
-    name = f"blocks.{layer}.mlp.hook_post"
-    if name not in model.hook_dict:
-        raise ValueError(f"{model.cfg.architecture} has no {name}, so no neurons to attribute to")
-    read = _reader(model, cache, answer, distractor, [name])
-    active = cache[name][:, -1]  # (batch, d_mlp)
-    parts = read(torch.einsum("bm,md->mbd", active, model.W_out[layer]))
-    bias = model.blocks[layer].mlp.b_out
-    values = [*parts] if bias is None else [*parts, read(bias[None])]
-    _expect_sum(model, cache, read, values, f"blocks.{layer}.hook_mlp_out")
-    return parts
+    name, out = f"blocks.{layer}.mlp.hook_post", f"blocks.{layer}.hook_mlp_out"
+    experts = getattr(model.cfg, "num_experts", None)
+    if experts or name not in model.hook_dict:
+        why = f"a mixture of {experts} experts" if experts else f"has no {name}"
+        raise Unsupported(f"{model.cfg.architecture}: {why}, so no one row of neurons writes")
+    read, _ = _reader(model, cache, answer, distractor)
+    active = _at_end(cache, name, model)  # (batch, d_mlp)
+    neurons = read(torch.einsum("bm,md->mbd", active, model.W_out[layer]))
+    bias = read(architecture.mlp_bias(model)[layer][None])
+    _expect_sum(model, [*neurons, bias], read(_at_end(cache, out, model)), out)
+    return neurons
 
 
-def _expect_sum(model, cache, read, parts: list[Tensor], name: str) -> None:
-    """The parts sum to what was written by the run, where the cache has it; else ValueError.
-
-    They do not where an architecture does more between a component and the stream than add: a norm
-    of the component's output (Gemma 2 and 3, OLMo 2), a scale (Granite).
-    """
-    if name in cache and not _agree(model, parts, read(cache[name][:, -1])):
-        raise ValueError(
-            f"the parts do not sum to {name}: in {model.cfg.architecture} more happens between a "
-            "component and the residual stream than a sum (a norm or a scale), or a hook changed "
-            "the run that was cached; patch the components instead (helpers.patching), which holds "
-            "for any architecture"
-        )
-
-
-def _agree(model, parts: list[Tensor], whole: Tensor) -> bool:
-    """Whether the parts sum to the whole, to what the precision of the run allows."""
-    values = torch.stack(parts)
-    coarse = 0.05 if model.cfg.dtype.itemsize < 4 else 1e-3
-    return bool((values.sum() - whole).abs() <= coarse * (values.abs().sum() + whole.abs()))
-
-
-def _reader(model, cache, answer: Tensor, distractor: Tensor, needed: list[str]):
-    """A function from `[..., batch, d_model]` at the last position to its part of the difference.
+def _reader(model, cache, answer: Tensor, distractor: Tensor):
+    """A function from `[..., batch, d_model]` at the last position to its share of the difference,
+    and the share of the unembedding's bias.
 
     It centres, divides by the final scale and takes the dot product with the logit-difference
     direction W_U[:, answer] - W_U[:, distractor], then the mean over the batch.
     """
-    scale_name = "ln_final.hook_scale"
-    normalises = model.cfg.normalization_type is not None
-    expect_cached("cache", cache, [scale_name, *needed] if normalises else needed)
+    expect_local(model)
     expect_plain_logits(model)
-    some = cache[scale_name if normalises else needed[0]]
-    scale = cache[scale_name][:, -1] if normalises else some.new_ones(len(some), 1)  # (batch, 1)
+    last = _at_end(cache, _last(model), model)  # (batch, d_model)
     for name, ids in (("answer", answer), ("distractor", distractor)):
-        expect_axes(name, ids, "batch", batch=len(scale))
+        expect_axes(name, ids, "batch", batch=len(last))
         expect_tokens(name, ids, model.cfg.d_vocab)
-    width = {"hook_z": model.cfg.d_head, "hook_post": model.cfg.d_mlp}
-    for name in needed:
-        expected = width.get(name.rsplit(".", 1)[-1], model.cfg.d_model)
-        if cache[name].shape[-1] != expected:
-            raise ValueError(
-                f"cache: {name} has {cache[name].shape[-1]} columns, this model {expected}; "
-                "the cache is of another model"
-            )
-        expect_finite(f"cache[{name!r}]", cache[name])
     direction = (model.W_U[:, answer] - model.W_U[:, distractor]).T  # (batch, d_model)
-    centred = normalises and "RMS" not in model.cfg.normalization_type  # LayerNorm
+    ids_bias = (model.b_U[answer] - model.b_U[distractor]).mean()
+    scale = architecture.scale(model, last)  # (batch, 1)
 
     def read(written: Tensor) -> Tensor:
-        if centred:
-            written = written - written.mean(-1, keepdim=True)
-        return (written / scale * direction).sum(-1).mean(-1)
+        return (architecture.centre(model, written) / scale * direction).sum(-1).mean(-1)
 
-    last, logits = f"blocks.{model.cfg.n_layers - 1}.hook_resid_post", "unembed.hook_out"
-    if last in cache and logits in cache:
-        rows = torch.arange(len(scale), device=scale.device)
-        out = cache[logits][:, -1]
+    if "unembed.hook_out" in cache:
+        rows, out = torch.arange(len(last), device=last.device), cache["unembed.hook_out"][:, -1]
         whole = (out[rows, answer] - out[rows, distractor]).mean()
-        ids_bias = (model.b_U[answer] - model.b_U[distractor]).mean()
-        if not _agree(model, [read(cache[last][:, -1]), ids_bias], whole):
-            raise ValueError(
-                "the last residual stream, read through W_U, is not the logit difference of this "
-                f"{model.cfg.architecture}: its final norm is not folded into W_U (load with "
-                "helpers.models.load_model; where the architecture does not allow that, OLMo 2, "
-                "patch instead: helpers.patching), or a hook changed the run that was cached"
-            )
-    return read
+        _expect_sum(model, [read(last), ids_bias], whole, "the logit difference")
+    return read, ids_bias
+
+
+def _last(model) -> str:
+    return f"blocks.{model.cfg.n_layers - 1}.hook_resid_post"
+
+
+def _at_end(cache, name: str, model) -> Float[Tensor, "batch *width"]:
+    return expect_activation(cache, name, model)[:, -1]
+
+
+def _expect_sum(model, parts: list[Tensor], whole: Tensor, name: str) -> None:
+    """The parts sum to the whole, to what the precision of the run allows; else `Unsupported`."""
+    values = torch.stack(parts)
+    coarse = 0.05 if model.cfg.dtype.itemsize < 4 else 1e-3
+    if (values.sum() - whole).abs() > coarse * (values.abs().sum() + whole.abs()):
+        raise Unsupported(
+            f"the parts do not sum to {name}: in {model.cfg.architecture} more happens on the way "
+            "than a sum (a norm of a component's output, a scale, a final norm that is not folded "
+            "into W_U: load with helpers.models.load_model), or a hook changed the cached run; "
+            "patch the components instead (helpers.patching), which holds for any architecture"
+        )

@@ -18,7 +18,7 @@ def repeated_tokens(model, n: int, batch: int, seed: int) -> Int[Tensor, "{batch
     """BOS, then n random tokens twice: the text on which only looking back can help.
 
     Args:
-        model: for its vocabulary, BOS, context length and device.
+        model: for its tokenizer (every token but the special ones), context length and device.
         n: length of the block; every block is drawn anew for each row.
         batch: number of rows.
         seed: of a generator of its own, so nothing else is disturbed.
@@ -38,10 +38,12 @@ def repeated_tokens(model, n: int, batch: int, seed: int) -> Int[Tensor, "{batch
     if 2 * n + 1 > model.cfg.n_ctx:
         longest = (model.cfg.n_ctx - 1) // 2
         raise ValueError(f"n {n}: 2n + 1 tokens exceed the context; at most {longest} here")
-    bos = model.tokenizer.bos_token_id
+    bos = model.to_tokens("a", prepend_bos=True)[0, 0].item()
+    left_out = {bos, *model.tokenizer.all_special_ids}
+    size = min(len(model.tokenizer), model.cfg.d_vocab)  # the model's vocabulary may be padded
+    ids = torch.tensor([i for i in range(size) if i not in left_out])
     generator = torch.Generator().manual_seed(seed)
-    block = torch.randint(model.cfg.d_vocab - 1, (batch, n), generator=generator)
-    block += block >= bos  # every id but BOS, equally likely
+    block = ids[torch.randint(len(ids), (batch, n), generator=generator)]
     rows = torch.cat([torch.full((batch, 1), bos), block, block], dim=1)
     return rows.to(model.cfg.device)
 

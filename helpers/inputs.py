@@ -142,29 +142,38 @@ def expect_local(model) -> None:
         )
 
 
-def expect_cached(name: str, cache, names: Sequence[str]) -> None:
-    """`cache` holds every one of these activations, else ValueError."""
-    missing = [key for key in names if key not in cache]
-    if missing:
+def expect_activation(cache, name: str, model, **sizes: int) -> Tensor:
+    """`cache[name]`, with finite entries and of the shape that this model gives it.
+
+    Args:
+        sizes: of the axes "batch" and "pos", where they are known.
+
+    Raises:
+        ValueError: not in the cache, made with `remove_batch_dim=True`, of another model, length or
+            batch, NaN or infinite.
+    """
+    if name not in cache:
+        there = "" if name in model.hook_dict else f"; {model.cfg.architecture} has none such"
         raise ValueError(
-            f"{name}: {missing[0]!r} is not in it ({len(missing)} of {len(names)} needed are "
-            "missing); run run_with_cache again without names_filter, on the same model"
+            f"cache: {name!r} is not in it{there}; run run_with_cache again without names_filter, "
+            "on the same model"
         )
-
-
-def expect_plain_logits(model) -> None:
-    """The logits are the unembedding of the normalised stream and no more, else ValueError."""
-    config = getattr(getattr(model, "original_model", None), "config", None)
-    after = [
-        ("caps", getattr(model.cfg, "output_logits_soft_cap", None), (None, -1, 0)),
-        ("caps", getattr(config, "final_logit_softcapping", None), (None, 0)),  # Gemma 2
-        ("divides", getattr(config, "logits_scaling", None), (None, 1)),  # Granite
-        ("scales", getattr(config, "logit_scale", None), (None, 1)),  # Cohere
-    ]
-    for does, value, none in after:
-        if value not in none:
-            raise ValueError(
-                f"{model.cfg.architecture} {does} its logits after the unembedding (by {value:g}): "
-                "they are no sum of components, and a lens would not end in them; patch instead "
-                "(helpers.patching), which reads the model's own logits"
-            )
+    value, c, site = cache[name], model.cfg, name.rsplit(".", 1)[-1]
+    if getattr(cache, "has_batch_dim", True) is False:
+        raise ValueError(
+            "cache: it was made with remove_batch_dim=True; run run_with_cache without that, since "
+            "the first axis is taken for the batch"
+        )
+    width = {"hook_z": (c.n_heads, c.d_head), "hook_post": (c.d_mlp,), "hook_scale": (1,)}
+    expected = (sizes.get("batch"), sizes.get("pos"), *width.get(site, (c.d_model,)))
+    fits = value.ndim == len(expected) and all(
+        size in (None, got) for size, got in zip(expected, value.shape, strict=True)
+    )
+    if not fits:
+        shown = ", ".join("any" if size is None else str(size) for size in expected)
+        raise ValueError(
+            f"cache: {name} has shape {tuple(value.shape)}, expected ({shown}); it must come from "
+            "the same model, and from a prompt of the same length"
+        )
+    expect_finite(f"cache[{name!r}]", value)
+    return value

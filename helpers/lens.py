@@ -4,7 +4,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from helpers.inputs import expect_cached, expect_finite, expect_local, expect_plain_logits
+from helpers.architecture import expect_plain_logits
+from helpers.inputs import expect_activation, expect_local
 
 
 @torch.no_grad()
@@ -30,12 +31,5 @@ def logit_lens(model, cache) -> Float[Tensor, "{model.cfg.n_layers}+1 batch pos 
     last = model.cfg.n_layers - 1
     names = [f"blocks.{layer}.hook_resid_pre" for layer in range(last + 1)]
     names.append(f"blocks.{last}.hook_resid_post")
-    expect_cached("cache", cache, names)
-    for name in names:
-        if cache[name].shape[-1] != model.cfg.d_model:
-            raise ValueError(
-                f"cache: {name} has {cache[name].shape[-1]} columns, this model "
-                f"{model.cfg.d_model}; the cache is of another model"
-            )
-        expect_finite(f"cache[{name!r}]", cache[name])
-    return torch.stack([model.unembed(model.ln_final(cache[name])) for name in names])
+    streams = [expect_activation(cache, name, model) for name in names]
+    return torch.stack([model.unembed(model.ln_final(stream)) for stream in streams])

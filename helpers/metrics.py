@@ -38,15 +38,37 @@ def logit_diff(
     return (last.gather(1, answer[:, None]) - last.gather(1, distractor[:, None]))[:, 0]
 
 
-def reads_last(metric, tokens: Int[Tensor, "tokens"] | None = None):
-    """Mark a metric that reads the last position only, `logits[:, -1]`; a decorator.
+class LastToken:
+    """A metric that is handed the logits of the last position only, and of some tokens only.
 
-    A sweep of `helpers.patching` then computes no other logits and hands over `[rows, 1, d_vocab]`.
-    Where the metric reads the logits of a few `tokens` alone, name them: the others need not be
-    computed either, and may be 0. The sweep makes sure of both on one row.
+    Called with logits `[rows, pos, d_vocab]` it takes these out itself; a sweep of
+    `helpers.patching` computes no others.
+
+    Args:
+        function: from `[rows, tokens]`, in the order of `tokens`, to one number a row.
+        tokens: ids; None for the whole vocabulary.
+
+    Raises:
+        TypeError, ValueError: `tokens` are not ids on one axis; when called, wrong axes or an id
+            out of range.
     """
-    metric.reads_last, metric.reads_tokens = True, tokens
-    return metric
+
+    def __init__(
+        self,
+        function: Callable[[Float[Tensor, "rows tokens"]], Float[Tensor, "rows"]],
+        tokens: Int[Tensor, "tokens"] | None = None,
+    ):
+        if tokens is not None:
+            expect_axes("tokens", tokens, "tokens")
+        self.function, self.tokens = function, tokens
+
+    def __call__(self, logits: Float[Tensor, "rows pos d_vocab"]) -> Float[Tensor, "rows"]:
+        expect_axes("logits", logits, "rows pos d_vocab")
+        last = logits[:, -1]
+        if self.tokens is not None:
+            expect_tokens("tokens", self.tokens, logits.shape[-1])
+            last = last[:, self.tokens]
+        return self.function(last)
 
 
 def normalise(value: Tensor, clean: Tensor | float, corrupted: Tensor | float) -> Tensor:

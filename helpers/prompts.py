@@ -1,14 +1,15 @@
 """Clean/corrupted prompt pairs whose tokens are checked to line up before anything is patched."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Int
 from torch import Tensor
 
 from helpers.inputs import expect_fits, expect_text
-from helpers.metrics import Metric, logit_diff, reads_last
+from helpers.metrics import LastToken
 
 
 class PairTokens(NamedTuple):
@@ -20,15 +21,11 @@ class PairTokens(NamedTuple):
     distractor: Int[Tensor, "1"]
 
     @property
-    def logit_diff(self) -> Metric:
-        """`metrics.logit_diff` with this pair's answer and distractor for every row: a metric for
-        `helpers.patching`. Positive in the clean run, negative in the corrupted one."""
-
-        def metric(logits: Float[Tensor, "rows pos d_vocab"]) -> Float[Tensor, "rows"]:
-            rows = logits.shape[0]
-            return logit_diff(logits, self.answer.expand(rows), self.distractor.expand(rows))
-
-        return reads_last(metric, tokens=torch.cat([self.answer, self.distractor]))
+    def logit_diff(self) -> LastToken:
+        """logit(answer) - logit(distractor) at the last position of every row, in nats: a metric
+        for `helpers.patching`. Positive in the clean run, negative in the corrupted one."""
+        tokens = torch.cat([self.answer, self.distractor])
+        return LastToken(lambda logits: logits[:, 0] - logits[:, 1], tokens)
 
 
 @dataclass(frozen=True)
@@ -53,18 +50,19 @@ class PromptPair:
 
         Raises:
             TypeError: a field is not a string.
-            ValueError: an empty prompt, one longer than the context, a different number of tokens,
-                the same tokens twice, or an answer that is not one token; shows both tokenizations.
+            ValueError: a prompt that `tokenize` refuses or that ends in white space, a different
+                number of tokens, the same tokens twice, or an answer that is not the one token that
+                follows the prompt; shows both tokenizations.
         """
-        for name in ("clean", "corrupted", "answer", "distractor"):
-            expect_text(name, getattr(self, name))
-        # Said outright: transformer_lens leaves BOS out for some models (Pythia).
         clean, corrupted = (
-            model.to_tokens(text, prepend_bos=True, truncate=False)
-            for text in (self.clean, self.corrupted)
+            tokenize(model, getattr(self, name), name) for name in ("clean", "corrupted")
         )
-        expect_fits("clean", clean, model.cfg.n_ctx)
-        expect_fits("corrupted", corrupted, model.cfg.n_ctx)
+        for name in ("clean", "corrupted"):
+            if (text := getattr(self, name)) != text.rstrip():
+                raise ValueError(
+                    f"{name}: {text!r} ends in white space, which the model would have to follow "
+                    "with a word without one; drop it, the answer brings its own"
+                )
         both = f"\n  clean     {_shown(model, clean)}\n  corrupted {_shown(model, corrupted)}"
         if clean.shape != corrupted.shape:
             raise ValueError(
@@ -73,55 +71,107 @@ class PromptPair:
             )
         if torch.equal(clean, corrupted):
             raise ValueError(f"clean and corrupted are the same tokens; nothing to patch:{both}")
-        answer, distractor = (
-            _one_token(model, name, getattr(self, name)) for name in ("answer", "distractor")
-        )
+        answer = _next_token(model, self.clean, "answer", self.answer)
+        distractor = _next_token(model, self.corrupted, "distractor", self.distractor)
         if torch.equal(answer, distractor):
             raise ValueError(f"answer and distractor are the same token, {self.answer!r}")
         return PairTokens(clean, corrupted, answer, distractor)
 
 
-def _one_token(model, name: str, text: str) -> Int[Tensor, "1"]:
-    ids = model.to_tokens(text, prepend_bos=False, truncate=False)
-    if ids.shape[1] != 1:
-        hint = "" if text.startswith(" ") else f"; with a leading space, {' ' + text!r}?"
+def aligned(pairs: Iterable[PromptPair], model) -> list[tuple[PromptPair, PairTokens]]:
+    """The pairs that line up under this model's tokenizer, with their tokens; says how many do not.
+
+    Raises:
+        ValueError: none of them does.
+    """
+    pairs, fit, reason = list(pairs), [], ""
+    for pair in pairs:
+        try:
+            fit.append((pair, pair.tokens(model)))
+        except ValueError as error:
+            reason = reason or str(error).partition("\n")[0]
+    if not fit:
+        raise ValueError(f"none of {len(pairs)} pairs can be used; the first: {reason}")
+    if len(fit) < len(pairs):
+        missing = len(pairs) - len(fit)
+        print(f"{missing} of {len(pairs)} pairs do not line up under this tokenizer: {reason}")
+    return fit
+
+
+def tokenize(model, text: str, name: str = "text") -> Int[Tensor, "1 pos"]:
+    """Token ids with BOS once in front: the one rule for all helpers.
+
+    Said outright, since transformer_lens leaves BOS out for some models (Pythia).
+
+    Raises:
+        TypeError: not a string.
+        ValueError: nothing but white space, BOS written into the text, longer than the context.
+    """
+    expect_text(name, text)
+    tokens = model.to_tokens(text, prepend_bos=True, truncate=False)
+    if (tokens.shape[1] > 1 and tokens[0, 0] == tokens[0, 1]) or text.startswith(
+        model.tokenizer.bos_token or "\0"
+    ):
         raise ValueError(
-            f"{name} {text!r} is {ids.shape[1]} tokens, {_shown(model, ids)}, and a logit belongs "
-            f"to one{hint}"
+            f"{name}: {text!r} starts with BOS, which is put in front anyway; leave it out"
         )
-    return ids[0]
+    expect_fits(name, tokens, model.cfg.n_ctx)
+    return tokens
+
+
+def _next_token(model, prompt: str, name: str, text: str) -> Int[Tensor, "1"]:
+    """The id of `text` as the token that follows `prompt`."""
+    expect_text(name, text)
+
+    def follows(word: str) -> Tensor | None:
+        ids = model.to_tokens(word, prepend_bos=False, truncate=False)[0]
+        alone = tokenize(model, prompt)[0]
+        joined = [tokenize(model, prompt + gap + word)[0] for gap in ("", " ")]
+        right = len(ids) == 1 and any(torch.equal(torch.cat([alone, ids]), j) for j in joined)
+        return ids if right else None
+
+    others = [word for word in (" " + text.strip(), text.strip()) if word != text]
+    hint = "".join(f"; {word!r} is" for word in others if follows(word) is not None)
+    glued = prompt[-1].isalnum() and text[0].isalnum() and f"{' ' + text!r}" in hint
+    if (ids := follows(text)) is not None and not glued:
+        return ids
+    ids = model.to_tokens(text, prepend_bos=False, truncate=False)
+    raise ValueError(
+        f"{name} {text!r}: its tokens {_shown(model, ids)} are not the one token of a word that "
+        f"follows {prompt!r}{hint}"
+    )
 
 
 def _shown(model, ids: Int[Tensor, "1 pos"]) -> str:
     return "|".join(model.tokenizer.batch_decode(ids[0][:, None]))
 
 
-# Same answer position, same length and the same subject span under the embedded tokenizer and under
-# GPT-2's (tests/test_tutorial_model.py); the first pair is the lesson's own.
+# Under the tokenizers of tutorial-4l, GPT-2 and SmolLM2 the two sides of each pair have as many
+# tokens, and tutorial-4l knows every fact. The first pair is the lesson's own.
 CITY_PAIRS = tuple(
     PromptPair(f"The {one} is in the city of", f"The {other} is in the city of", a, b)
     for one, a, other, b in [
         ("Eiffel Tower", " Paris", "Colosseum", " Rome"),
-        ("Opera House", " Sydney", "Blue Mosque", " Istanbul"),
-        ("Tower Bridge", " London", "Charles Bridge", " Prague"),
-        ("White House", " Washington", "Forbidden City", " Beijing"),
-        ("Willis Tower", " Chicago", "Liberty Bell", " Philadelphia"),
         ("Louvre", " Paris", "Acropolis", " Athens"),
-        ("Trevi Fountain", " Rome", "Vasa Museum", " Stockholm"),
-        ("Brandenburg Gate", " Berlin", "Prado Museum", " Madrid"),
-        ("Hofburg Palace", " Vienna", "Space Needle", " Seattle"),
-        ("Grand Palace", " Bangkok", "Chain Bridge", " Budapest"),
-        ("Little Mermaid", " Copenhagen", "Spanish Steps", " Rome"),
-        ("Pantheon", " Rome", "Atomium", " Brussels"),
+        ("British Museum", " London", "Willis Tower", " Chicago"),
+        ("Brandenburg Gate", " Berlin", "Hofburg Palace", " Vienna"),
+        ("Moulin Rouge", " Paris", "Trevi Fountain", " Rome"),
+        ("Bolshoi Theatre", " Moscow", "Rialto Bridge", " Venice"),
+        ("Sistine Chapel", " Rome", "Prado Museum", " Madrid"),
+        ("Pantheon", " Rome", "Blue Mosque", " Istanbul"),
+        ("Willis Tower", " Chicago", "Louvre", " Paris"),
+        ("Acropolis", " Athens", "British Museum", " London"),
+        ("Trevi Fountain", " Rome", "Brandenburg Gate", " Berlin"),
+        ("Hofburg Palace", " Vienna", "Sistine Chapel", " Rome"),
     ]
 )
 CAPITAL_PAIRS = tuple(
     PromptPair(f"The capital of {one} is", f"The capital of {other} is", a, b)
     for one, a, other, b in [
         ("France", " Paris", "Italy", " Rome"),
-        ("Germany", " Berlin", "Spain", " Madrid"),
+        ("Germany", " Berlin", "Hungary", " Budapest"),
         ("Japan", " Tokyo", "China", " Beijing"),
-        ("Egypt", " Cairo", "Greece", " Athens"),
+        ("Portugal", " Lisbon", "Greece", " Athens"),
         ("Sweden", " Stockholm", "Norway", " Oslo"),
         ("Poland", " Warsaw", "Austria", " Vienna"),
         ("Russia", " Moscow", "Ireland", " Dublin"),

@@ -10,12 +10,11 @@ from torch import Tensor
 from helpers.inputs import (
     expect_axes,
     expect_finite,
-    expect_fits,
     expect_index,
     expect_local,
     expect_number,
-    expect_text,
 )
+from helpers.prompts import tokenize
 
 
 @torch.no_grad()
@@ -56,12 +55,7 @@ def steering_vector(
             raise ValueError(f"{side}: expected at least one prompt, got none")
         means = []
         for prompt in prompts:
-            if not isinstance(prompt, str):
-                raise TypeError(f"{side}: expected strings, got {type(prompt).__name__}")
-            expect_text(side, prompt)
-            # Said outright: transformer_lens leaves BOS out for some models (Pythia).
-            tokens = model.to_tokens(prompt, prepend_bos=True, truncate=False)
-            expect_fits(side, tokens, model.cfg.n_ctx)
+            tokens = tokenize(model, prompt, side)
             _, cache = model.run_with_cache(tokens, names_filter=name)
             means.append(cache[name][0, 1:].mean(0))  # (d_model): without BOS
         return torch.stack(means).mean(0)

@@ -1,0 +1,219 @@
+"""What differs between model families, asked here and nowhere else.
+
+A block of GPT-2, of Llama and its kin (Mistral, Qwen2) and of GPT-NeoX (Pythia) differ in this:
+
+              norm                             position          keys and values    biases
+    GPT-2     LayerNorm: centre, then divide   added             one a head         everywhere
+    GPT-NeoX  LayerNorm                        rotates q and k   one a head         everywhere
+    Llama     RMSNorm: divide                  rotates q and k   one a group        none or few
+
+The functions on streams and biases work on any model; `query_key_value` and the sparse engine of
+`helpers.engine` only on the blocks of `KNOWN`. A family with the same block is one more line there
+and one random model in tests/helpers/test_architecture.py.
+"""
+
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from transformers.models.llama.modeling_llama import rotate_half
+
+
+class Block(NamedTuple):
+    """How a family's block goes together, where it is transformers' own."""
+
+    rotary: bool  # position by rotation of q and k; otherwise added to the stream
+    kinds: tuple[str, str, str]  # transformers' classes of block, attention and MLP
+
+
+KNOWN = {  # by cfg.architecture
+    "GPT2LMHeadModel": Block(False, ("GPT2Block", "GPT2Attention", "GPT2MLP")),
+    "LlamaForCausalLM": Block(True, ("LlamaDecoderLayer", "LlamaAttention", "LlamaMLP")),
+    "MistralForCausalLM": Block(True, ("MistralDecoderLayer", "MistralAttention", "MistralMLP")),
+    "Qwen2ForCausalLM": Block(True, ("Qwen2DecoderLayer", "Qwen2Attention", "Qwen2MLP")),
+    "GPTNeoXForCausalLM": Block(True, ("GPTNeoXLayer", "GPTNeoXAttention", "GPTNeoXMLP")),
+}
+
+
+class Unsupported(ValueError):
+    """This architecture does not allow it; the text says why. A notebook shows it in the cell."""
+
+
+def embeddings(model, cache) -> dict[str, Float[Tensor, "batch pos d_model"]]:
+    """What the residual stream starts from, by name: "token" and, where one is added, "position".
+
+    They sum to `cache["resid_pre", 0]`.
+
+    Raises:
+        Unsupported: the model does more than add before the first block (a scale or a norm).
+    """
+    names = {"token": "hook_embed", "position": "hook_pos_embed"}
+    parts = {key: cache[name] for key, name in names.items() if name in cache}
+    start = cache["resid_pre", 0]
+    if not parts or not torch.allclose(sum(parts.values()), start, rtol=1e-3, atol=1e-3):
+        raise Unsupported(
+            f"{model.cfg.architecture}: embeddings do not sum to what enters the first block; the "
+            "model scales or normalises them, or the cache has no hook_embed"
+        )
+    return parts
+
+
+def layer_norm(model) -> bool:
+    """Whether the norms subtract the mean (LayerNorm); RMSNorm does not."""
+    return "LN" in (model.cfg.normalization_type or "")
+
+
+def centre(model, x: Float[Tensor, "*axes d_model"]) -> Float[Tensor, "*axes d_model"]:
+    """LayerNorm's first step, subtracting the mean over d_model; the identity for RMSNorm."""
+    return x - x.mean(-1, keepdim=True) if layer_norm(model) else x
+
+
+def scale(model, x: Float[Tensor, "*axes d_model"]) -> Float[Tensor, "*axes 1"]:
+    """What the norm divides `centre(model, x)` by: its root mean square, with the norm's epsilon.
+
+    At the last block's `resid_post` this is the cache's "ln_final.hook_scale"; with the gain and
+    bias folded (`load_model`), `centre(model, x) / scale(model, x) @ W_U + b_U` are the logits.
+    """
+    if model.cfg.normalization_type is None:
+        return x.new_ones(*x.shape[:-1], 1)
+    return (centre(model, x).pow(2).mean(-1, keepdim=True) + model.cfg.eps).sqrt()
+
+
+def attention_bias(model) -> Float[Tensor, "n_layers d_model"]:
+    """What each layer's attention adds after its heads, `b_O`; zeros where there is none."""
+    return _biases(model, "attn.b_O", model.cfg.d_model)
+
+
+def mlp_bias(model) -> Float[Tensor, "n_layers d_model"]:
+    """What each MLP adds after its neurons, `b_out`; zeros where there is none."""
+    return _biases(model, "mlp.b_out", model.cfg.d_model)
+
+
+def neuron_bias(model) -> Float[Tensor, "n_layers d_mlp"]:
+    """What is added to each neuron's input, `b_in` (of a gated MLP: the ungated half's)."""
+    return _biases(model, "mlp.b_in", model.cfg.d_mlp)
+
+
+def neurons_read(model) -> Float[Tensor, "n_layers d_model d_mlp"]:
+    """The directions whose dot products with the normed stream are the cache's "pre": the gate's
+    in a gated MLP, `W_in` otherwise."""
+    return model.W_gate if getattr(model.cfg, "gated_mlp", False) else model.W_in
+
+
+def query_key_value(
+    model,
+    layer: int,
+    stream: Float[Tensor, "batch pos d_model"],
+    positions: Int[Tensor, "pos"] | None = None,
+) -> tuple[
+    Float[Tensor, "batch head pos d_head"],
+    Float[Tensor, "batch head pos d_head"],
+    Float[Tensor, "batch head pos d_head"],
+]:
+    """Queries, keys and values of a layer from the stream that enters it (`resid_pre`).
+
+    Position is in them and shared keys and values are repeated, one for each query head: so
+    softmax(q kᵀ / √d_head) over the past is the pattern, and pattern @ v is `z`.
+
+    Args:
+        positions: of each place in `stream`; None for 0, 1, 2, …
+
+    Raises:
+        Unsupported: a block that is not in `KNOWN`.
+
+    Source: rotary embedding, Su et al. 2021 (arXiv 2104.09864); shared keys and values, Ainslie et
+    al. 2023 (arXiv 2305.13245).
+    """
+    expect_known(model)
+    block = model.blocks[layer]
+    x = plain(block.ln1)(stream)
+    q, k, v = (
+        plain(part)(x).unflatten(-1, (-1, model.cfg.d_head)).transpose(1, 2)
+        for part in (block.attn.q, block.attn.k, block.attn.v)
+    )  # (batch, head or group, pos, d_head)
+    if KNOWN[model.cfg.architecture].rotary:
+        if positions is None:
+            positions = torch.arange(stream.shape[1], device=stream.device)
+        angles = plain(model.rotary_emb)(x, positions[None])  # (1, pos, rotated) each
+        q, k = (_rotated(each, *angles) for each in (q, k))
+    shared = model.cfg.n_heads // k.shape[1]  # query heads that share a key
+    return q, k.repeat_interleave(shared, dim=1), v.repeat_interleave(shared, dim=1)
+
+
+def expect_known(model) -> None:
+    """The model's blocks are of a known family, with nothing of it replaced; else `Unsupported`."""
+    block = KNOWN.get(model.cfg.architecture)
+    config = getattr(getattr(model, "original_model", None), "config", None)
+    if block is None:
+        why = f"only these blocks are known: {', '.join(KNOWN)}"
+    elif any(kinds(each) != block.kinds for each in model.blocks):
+        why = "a block, its attention or its MLP has been replaced"
+    elif getattr(config, "scale_attn_by_inverse_layer_idx", False):
+        why = "attention is scaled by the layer's number"
+    elif _rope_type(config) not in ("default", "linear", "llama3"):
+        why = f"its rotation ({_rope_type(config)}) depends on the length of the text"
+    else:
+        return
+    raise Unsupported(f"{model.cfg.architecture}: {why}")
+
+
+def sees_all(model, positions: int) -> bool:
+    """Whether attention reaches back over so many positions (a sliding window may be shorter)."""
+    config = model.original_model.config
+    return positions <= (getattr(config, "sliding_window", None) or positions)
+
+
+def parallel(model) -> bool:
+    """Whether attention and MLP of a block both read the stream that enters it (GPT-NeoX)."""
+    return type(model.blocks[0]).__name__ == "ParallelBlockBridge"
+
+
+def kinds(block) -> tuple[str, str, str]:
+    """The classes of a block, its attention and its MLP, as they are in place."""
+    inner = plain(block)
+    mine = getattr(inner, "attn", None) or getattr(inner, "self_attn", None)
+    mine = mine or getattr(inner, "attention", None)
+    if mine is not block.attn or inner.mlp is not block.mlp:
+        return ("replaced",) * 3
+    return tuple(type(plain(part)).__name__ for part in (block, block.attn, block.mlp))
+
+
+def expect_plain_logits(model) -> None:
+    """The logits are the unembedding of the normalised stream and no more, else `Unsupported`."""
+    config = getattr(getattr(model, "original_model", None), "config", None)
+    after = [
+        ("caps", getattr(model.cfg, "output_logits_soft_cap", None), (None, -1, 0)),
+        ("caps", getattr(config, "final_logit_softcapping", None), (None, 0)),  # Gemma 2
+        ("divides", getattr(config, "logits_scaling", None), (None, 1)),  # Granite
+        ("scales", getattr(config, "logit_scale", None), (None, 1)),  # Cohere
+    ]
+    for does, value, none in after:
+        if value not in none:
+            raise Unsupported(
+                f"{model.cfg.architecture} {does} its logits after the unembedding (by {value:g}): "
+                "they are no sum of components, and a lens would not end in them; patch instead "
+                "(helpers.patching), which reads the model's own logits"
+            )
+
+
+def plain(module) -> torch.nn.Module:
+    """transformers' own layer under transformer_lens' (without its hooks)."""
+    return getattr(module, "original_component", None) or module
+
+
+def _rotated(x: Tensor, cos: Tensor, sin: Tensor) -> Float[Tensor, "batch head pos d_head"]:
+    """Rotate the first entries of each head, as many as there are angles (GPT-NeoX: a part)."""
+    turned, rest = x[..., : cos.shape[-1]], x[..., cos.shape[-1] :]
+    return torch.cat([turned * cos[:, None] + rotate_half(turned) * sin[:, None], rest], dim=-1)
+
+
+def _rope_type(config) -> str:
+    return (getattr(config, "rope_parameters", None) or {}).get("rope_type", "default")
+
+
+def _biases(model, name: str, width: int) -> Tensor:
+    part, bias = name.split(".")
+    mine = [getattr(getattr(block, part, None), bias, None) for block in model.blocks]
+    zeros = model.W_U.new_zeros(width)
+    return torch.stack([zeros if each is None else each for each in mine])

@@ -1,0 +1,26 @@
+"""How a patching sweep is computed. Not a lesson: the lesson is `helpers.patching`.
+
+Every cell of a grid is one patched run. Two engines give the metric of each:
+
+- `hooks`: all runs side by side as rows of one batch, patched by hooks; right on every model;
+- `sparse`: only the states that a patch has changed, by the model's own norms, MLPs and
+  unembedding, and by `architecture.query_key_value`; for the blocks that are known there, as long
+  as no hook, adapter or replaced part is in place. An order of magnitude less to compute.
+"""
+
+from typing import NamedTuple
+
+RESIDUAL, HEADS, ATTENTION, MLP = SITES = (  # in the order in which a block comes to them
+    "hook_resid_pre",
+    "attn.hook_z",
+    "hook_attn_out",
+    "hook_mlp_out",
+)
+
+
+class Cell(NamedTuple):
+    """One entry of a grid: which part of which activation is replaced."""
+
+    layer: int
+    site: str  # the hook's name within its block
+    index: tuple  # into one row of the activation, [pos, ...]

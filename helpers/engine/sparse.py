@@ -1,0 +1,206 @@
+"""The engine for known blocks: compute only the states that a patch has changed.
+
+A *state* is what the residual stream holds at one position of one run. In the run of one cell most
+states are those of the corrupted run: all of them before the patched layer, and after it all at
+earlier positions, since attention looks back only. The others are *live*, and nothing else is
+computed. For a patch of position 2 entering layer 1:
+
+    position         0  1  2  3  4
+    entering 0       .  .  .  .  .
+    entering 1       .  .  x  .  .    the patch
+    entering 2       .  .  x  x  x    attention has carried it to every later position
+    at the output    .  .  .  .  x    a LastToken metric reads only here
+
+The live states of all runs are the rows of one matrix, and a table says which row holds which
+state; where a state is not live the table points to the corrupted run's row. Norm, MLP and
+unembedding work on one position at a time, so the model's own modules take rows as they are; only
+attention mixes positions, and for it each run is put together by the table.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+from torch.nn import functional as F
+from transformer_lens.model_bridge import TransformerBridge
+
+from helpers.architecture import (
+    Unsupported,
+    expect_known,
+    parallel,
+    plain,
+    query_key_value,
+    sees_all,
+)
+from helpers.engine import ATTENTION, HEADS, MLP, RESIDUAL, Cell
+from helpers.metrics import LastToken, Metric
+
+ROWS = 2048  # that an MLP takes at a time; its hidden states are the widest of all
+
+
+@dataclass
+class Live:
+    """The states of all runs: `stream[table[r, p]]` is that of run r at position p.
+
+    Run 0 is the corrupted one and has the first rows; run r > 0 is that of the r-th cell to come.
+    """
+
+    stream: Float[Tensor, "rows d_model"]
+    table: Int[np.ndarray, "runs pos"]
+    at: Int[np.ndarray, "rows"]  # the position of each row, as long as attention needs it
+
+    def join(
+        self,
+        activation: Float[Tensor, "rows width"],
+        mask: Bool[np.ndarray, "cells pos width"],
+        clean: Float[Tensor, "pos width"],
+    ) -> Float[Tensor, "more_rows width"]:
+        """Add the runs that are patched here, and return `activation` with their rows.
+
+        A new run has rows only where its patch reaches; there it has the patched activation, and
+        the stream is still the corrupted run's.
+        """
+        kept = self.table.shape[1]  # all positions, or in the end the last alone
+        mask, clean = mask[:, -kept:], clean[-kept:]
+        run, position = mask.any(-1).nonzero()
+        own = self.table[:1].repeat(len(mask), axis=0)
+        own[run, position] = len(activation) + np.arange(len(run))
+        base = self.table[0, position]  # the corrupted run's rows
+        self.table = np.concatenate([self.table, own])
+        self.at = np.concatenate([self.at, position])
+        self.stream = torch.cat([self.stream, take(self.stream, base)])
+        replaced = torch.from_numpy(mask[run, position]).to(clean.device)
+        patched = torch.where(replaced, take(clean, position), take(activation, base))
+        return torch.cat([activation, patched])
+
+    def spread(self, z: Float[Tensor, "runs queries width"]) -> Float[Tensor, "rows width"]:
+        """Give a row to every state that attention has changed: a run's first live one and all
+        after it (of one query a run: the last alone). Return the rows of `z`."""
+        if z.shape[1] == 1:
+            self.stream = take(self.stream, self.table[:, -1])
+            self.table = np.arange(len(z))[:, None]
+            return z[:, 0]
+        own = np.logical_or.accumulate(self.table != self.table[0], axis=1)
+        own[0] = True  # the corrupted run's rows come first
+        self.stream, self.at = take(self.stream, self.table[own]), own.nonzero()[1]
+        self.table = self.table[:1].repeat(len(own), axis=0)
+        self.table[own] = np.arange(len(self.stream))
+        return take(z.flatten(0, 1), own.ravel().nonzero()[0])
+
+
+def supports(model, positions: int) -> bool:
+    """Whether `measure` computes what this model does: a known block in full or double precision,
+    on one device, and nobody's hook that a run of its own would have to call."""
+    if not isinstance(model, TransformerBridge) or model.training:
+        return False
+    try:
+        expect_known(model)
+    except Unsupported:
+        return False
+    return (
+        model.cfg.dtype in (torch.float32, torch.float64)
+        and sees_all(model, positions)
+        and not getattr(model.original_model, "hf_device_map", None)  # spread over devices
+        and type(plain(model.unembed)) is torch.nn.Linear
+        and not _hooked(model)
+    )
+
+
+def measure(
+    model, tokens: Int[Tensor, "1 pos"], clean_cache, cells: list[Cell], metric: Metric
+) -> Float[Tensor, "cells"]:
+    """The metric of each cell's run. The cells come sorted by layer and, within one, as `SITES`."""
+    at_site: dict[tuple[int, str], list[Cell]] = {}
+    for cell in cells:
+        at_site.setdefault((cell.layer, cell.site), []).append(cell)
+    positions = np.arange(tokens.shape[1])
+    stream = plain(model.embed)(tokens[0])
+    if hasattr(model, "pos_embed"):
+        stream = stream + plain(model.pos_embed)(torch.from_numpy(positions).to(tokens.device))
+    live = Live(stream, positions[None], positions)
+
+    def patched(activation: Tensor, layer: int, site: str) -> Tensor:
+        here = at_site.get((layer, site))
+        if here is None:
+            return activation
+        clean = clean_cache[f"blocks.{layer}.{site}"][0]  # (pos, d_model) or (pos, head, d_head)
+        mask = np.zeros((len(here), *clean.shape), dtype=bool)
+        for row, cell in zip(mask, here, strict=True):
+            row[cell.index] = True
+        return live.join(activation, mask.reshape(*mask.shape[:2], -1), clean.flatten(1))
+
+    last_layer = len(model.blocks) - 1
+    for layer, block in enumerate(model.blocks):
+        live.stream = patched(live.stream, layer, RESIDUAL)
+        z = attention(model, layer, live, isinstance(metric, LastToken) and layer == last_layer)
+        out = plain(block.attn.o)(patched(live.spread(z), layer, HEADS))
+        out = patched(out, layer, ATTENTION)
+        entered, live.stream = live.stream, live.stream + out
+        x = plain(block.ln2)(entered if parallel(model) else live.stream)
+        out = patched(torch.cat([plain(block.mlp)(rows) for rows in x.split(ROWS)]), layer, MLP)
+        live.stream = live.stream + out
+    return read(model, live, metric)
+
+
+def attention(
+    model, layer: int, live: Live, last_only: bool
+) -> Float[Tensor, "runs queries width"]:
+    """Each run's `z`, heads side by side: at every position, or at the last alone.
+
+    Queries, keys and values are computed once a row. The table then hands each run its own rows,
+    and the corrupted run's for the rest.
+    """
+    at = torch.from_numpy(live.at).to(live.stream.device)
+    heads = query_key_value(model, layer, live.stream[None], at)  # (1, head, row, d_head) each
+    q, k, v = (each[0].transpose(0, 1).flatten(1) for each in heads)  # (row, head * d_head)
+    asked = live.table[:, -1:] if last_only else live.table
+    q, k, v = (
+        take(rows, table).unflatten(-1, (model.cfg.n_heads, -1)).transpose(1, 2)
+        for rows, table in ((q, asked), (k, live.table), (v, live.table))
+    )  # (run, head, pos, d_head)
+    z = F.scaled_dot_product_attention(q, k, v, is_causal=not last_only)
+    return z.transpose(1, 2).flatten(2)
+
+
+def read(model, live: Live, metric: Metric) -> Float[Tensor, "cells"]:
+    """The metric of all runs but the corrupted one, from the logits that it reads."""
+    final, unembed = plain(model.ln_final), plain(model.unembed)
+    if not isinstance(metric, LastToken):
+        return metric(take(unembed(final(live.stream)), live.table[1:]))
+    last = final(take(live.stream, live.table[1:, -1]))
+    if metric.tokens is None:
+        return metric.function(unembed(last))
+    bias = None if unembed.bias is None else unembed.bias[metric.tokens]
+    return metric.function(F.linear(last, unembed.weight[metric.tokens], bias))
+
+
+def take(
+    rows: Float[Tensor, "rows width"], index: Int[np.ndarray, "*axes"]
+) -> Float[Tensor, "*axes width"]:
+    """`rows[index]`; an embedding look-up is the fastest way to it on a CPU."""
+    return F.embedding(torch.from_numpy(index).to(rows.device), rows)
+
+
+def bytes_a_cell(model, positions: int, metric: Metric) -> int:
+    """About what one more cell adds to the peak of a pass."""
+    c = model.cfg
+    logits = 1 if isinstance(metric, LastToken) else 3 * positions
+    return (positions * (10 * c.d_model + (c.d_mlp or 0)) + logits * c.d_vocab) * c.dtype.itemsize
+
+
+def _hooked(model) -> bool:
+    """Whether a hook is in place, one of transformer_lens or one of torch on a layer within.
+
+    Those that transformers and transformer_lens put there themselves only look.
+    """
+    if any(point.fwd_hooks or point.bwd_hooks for point in model.hook_points()):
+        return True
+    own = ("transformers.", "transformer_lens.")
+    return any(
+        not str(hook.__module__).startswith(own)
+        for module in model.original_model.modules()
+        if module._forward_hooks or module._forward_pre_hooks  # torch has no public way to ask
+        for hook in (*module._forward_hooks.values(), *module._forward_pre_hooks.values())
+    )
