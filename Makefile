@@ -3,11 +3,16 @@ PYTHON ?= python3
 PY := .venv/bin/python
 export TUTORIAL_MODEL
 
-.PHONY: run test lab check bench train preflight bundle links site lock
+.PHONY: run findings test lab check bench train real preflight bundle links site lock
 .DELETE_ON_ERROR:
 
 run: .venv/installed
 	$(PY) -m tools.run
+
+# What the notebooks find on a model goes on record in helpers/findings/.
+findings: MODEL ?= tutorial-4l
+findings: .venv/installed
+	$(PY) -m tools.findings $(MODEL)
 
 test: .venv/installed
 	$(PY) -m pytest
@@ -26,6 +31,10 @@ bench: .venv/installed
 train: .venv/installed
 	OMP_WAIT_POLICY=PASSIVE $(PY) -m tools.training.train  # threads that wait give the core away
 	$(PY) -m tools.training.evaluate
+
+# A real language model, 93 MB, fetched and converted once: docs/smollm2-135m.md.
+real: .venv/installed
+	$(PY) -m helpers.models smollm2-135m
 
 preflight: .venv/installed
 	$(PY) -m tools.preflight

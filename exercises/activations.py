@@ -2,7 +2,7 @@
 
 import torch
 
-from helpers.checks import answer, exercise, expect
+from exercises.grading import answer, exercise, expect
 from helpers.induction import previous_token_scores, repeated_tokens
 
 

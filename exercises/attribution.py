@@ -3,7 +3,7 @@
 import torch
 from torch.nn.functional import cosine_similarity, layer_norm
 
-from helpers.checks import Wrong, answer, exercise, expect, value
+from exercises.grading import Wrong, answer, exercise, expect, value
 from helpers.metrics import logit_diff
 
 

@@ -4,7 +4,7 @@ from math import log
 
 import torch
 
-from helpers.checks import answer, exercise, expect, value
+from exercises.grading import answer, exercise, expect, value
 from helpers.lens import logit_lens
 
 

@@ -2,8 +2,8 @@
 
 import torch
 
+from exercises.grading import answer, exercise, expect, value
 from helpers import patching
-from helpers.checks import answer, exercise, expect, value
 from helpers.metrics import normalise
 from helpers.prompts import CAPITAL_PAIRS, CITY_PAIRS, PairTokens
 

@@ -4,7 +4,7 @@ from math import log
 
 import torch
 
-from helpers.checks import answer, exercise, expect
+from exercises.grading import answer, exercise, expect
 
 BUDGET = 0.05  # nats
 

@@ -1,13 +1,15 @@
-"""Execute the notebooks and count their claims: `python -m tools.run`, what `make run` calls.
+"""Execute the notebooks and count what they say: `python -m tools.run`, what `make run` calls.
 
-Run from the root of the project. Executed copies go to `build/notebooks/`; exit status 1 where a
-cell or a claim fails.
+Run from the root of the project. Executed copies go to `build/notebooks/`. Exit status 1 where a
+cell fails, an identity is false, or a finding differs from the model's record in
+`helpers/findings/`; a model without a record is reported.
 """
 
 import argparse
 import os
 import sys
 import time
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
@@ -17,9 +19,13 @@ import nbformat
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
 
-from helpers.checks import PASSED, SKIPPED
+from helpers.claims import records
+from tools import findings
 
 CELL_SECONDS = 300  # a cell that takes longer is stopped and named
+# Names of models that are never a directory, see load_model.
+RESERVED = ("", "tutorial-4l", "smollm2-135m", "gpt2", "gpt2-small")
+COLUMNS = ("identities", "hold", "do not hold", "differ", "seconds", "peak MB")
 
 
 @dataclass
@@ -27,29 +33,20 @@ class Result:
     """What one notebook did; `error` is empty where it ran to the end."""
 
     name: str
-    checked: int
-    skipped: int
+    identities: int
+    findings: list[dict]  # the metadata that `helpers.claims.finding` leaves: name, holds, text, …
     seconds: float
+    megabytes: int  # the kernel's peak; 0 where the system does not tell
     error: str = ""
-    unclaimed: tuple[str, ...] = ()  # findings of other models that hold on this one
 
+    def differ(self) -> list[dict]:
+        return [f for f in self.findings if f["recorded"] not in (None, f["holds"])]
 
-def outputs_of(notebook: nbformat.NotebookNode) -> list[nbformat.NotebookNode]:
-    return [output for cell in notebook.cells for output in cell.get("outputs", [])]
-
-
-def unclaimed(notebook: nbformat.NotebookNode) -> tuple[str, ...]:
-    """The skipped claims that would have held: findings not named for the model at hand."""
-    return tuple(
-        o["data"]["text/plain"].split(": ", 1)[1]
-        for o in outputs_of(notebook)
-        if o.get("metadata", {}).get("holds")
-    )
-
-
-def count_claims(notebook: nbformat.NotebookNode, status: str) -> int:
-    """How many outputs of `helpers.checks.claim` have this status."""
-    return sum(o.get("metadata", {}).get("claim") == status for o in outputs_of(notebook))
+    def cells(self) -> tuple:
+        """The numbers of the table, in the order of its columns."""
+        hold = sum(f["holds"] for f in self.findings)
+        counts = (self.identities, hold, len(self.findings) - hold, len(self.differ()))
+        return *counts, self.seconds, self.megabytes
 
 
 def execute(
@@ -57,21 +54,28 @@ def execute(
 ) -> Result:
     """Run one notebook in its own folder and write the executed copy to `out`, failed or not.
 
-    `environment` holds the variables that the kernel gets beside those of this process.
+    `environment` holds the variables that the kernel gets beside those of this process. A finding
+    that differs from the record does not stop the notebook, so that all of them are seen.
     """
     notebook = nbformat.read(path, as_version=4)
-    where = {"metadata": {"path": str(path.parent)}}
+    megabytes = 0
+
+    def measure(**_) -> None:
+        nonlocal megabytes
+        megabytes = _peak(client.km.provisioner.pid) or megabytes
+
     client = NotebookClient(
         notebook,
         timeout=seconds,
         kernel_name="python3",
-        resources=where,
+        resources={"metadata": {"path": str(path.parent)}},
         extra_arguments=["--log-level=ERROR"],  # else each kernel warns of its local connection
         shutdown_kernel="immediate",  # nothing to save: graceful takes two seconds longer
+        on_cell_executed=measure,
     )
     start, error = time.perf_counter(), ""
     try:
-        client.execute(env=os.environ | (environment or {}))
+        client.execute(env=os.environ | (environment or {}) | {"TUTORIAL_FINDINGS": ""})
     except CellExecutionError as failure:
         error = str(failure)
     except CellTimeoutError as failure:
@@ -87,21 +91,74 @@ def execute(
         with suppress(OSError):
             unfinished.unlink()
         error = f"{error}\n{out} could not be written: {failure.strerror}".strip()
-    counts = (count_claims(notebook, status) for status in (PASSED, SKIPPED))
-    return Result(path.stem, *counts, took, error, unclaimed(notebook))
+    said = [o.get("metadata", {}) for cell in notebook.cells for o in cell.get("outputs", [])]
+    identities = sum("claim" in data for data in said)
+    found = [dict(data) for data in said if "finding" in data]
+    return Result(path.stem, identities, found, took, megabytes, error)
+
+
+def _peak(pid: int) -> int:
+    """The most memory in MB that a process has held so far, where Linux tells it; else 0."""
+    with suppress(OSError):
+        for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) // 1024
+    return 0
 
 
 def table(results: list[Result]) -> str:
-    """The closing table, one line a notebook and a sum."""
-    row = "{:32} {:>7} {:>7} {:>7}  {}".format
-    lines = [row("notebook", "checked", "skipped", "seconds", "").rstrip()]
-    for r in results:
-        mark = "FAILED" if r.error else ""
-        lines.append(row(r.name, r.checked, r.skipped, f"{r.seconds:.1f}", mark))
-    sums = (sum(getattr(r, key) for r in results) for key in ("checked", "skipped", "seconds"))
-    checked, skipped, seconds = sums
-    lines.append(row("all", checked, skipped, f"{seconds:.1f}", ""))
+    """The closing table, one line a notebook and a sum; of the memory, the largest."""
+    rows = [(r.name, *r.cells(), "FAILED" if r.error else "") for r in results]
+    if rows:
+        *sums, peaks = zip(*(r.cells() for r in results), strict=True)
+        rows.append(("all", *map(sum, sums), max(peaks), ""))
+    line = "{:32}" + "".join(f" {{:>{len(column)}}}" for column in COLUMNS) + "  {}"
+    lines = [line.format("notebook", *COLUMNS, "")]
+    for *counts, seconds, peak, mark in rows:
+        lines.append(line.format(*counts, f"{seconds:.1f}", peak or "", mark))
     return "\n".join(line.rstrip() for line in lines)
+
+
+def against_the_record(results: list[Result]) -> list[str]:
+    """What a model's record does not say as the notebooks do: one message each."""
+    on_record, messages = records(), []
+    for result in results:
+        for f in result.findings:
+            record = on_record.get(f["model"])
+            if record and f["finding"] not in record["findings"]:
+                messages.append(f"{f['finding']} is not in the record of {f['model']}: {f['text']}")
+        for f in result.differ():
+            was = on_record[f["model"]]["findings"][f["finding"]]
+            messages.append(
+                f"{f['finding']} differs from the record of {f['model']}\n"
+                f"  here, it {_verb(f['holds'])}: {f['text']}\n"
+                f"  on record, it {_verb(was['holds'])}: {was['text']}"
+            )
+        seen = Counter(f["finding"] for f in result.findings)
+        messages += [f"{name} is the name of {n} findings" for name, n in seen.items() if n > 1]
+        for model in {f["model"] for f in result.findings} if not result.error else ():
+            record = on_record.get(model, {"findings": {}})["findings"]
+            here = {name for name, f in record.items() if f["notebook"] == result.name[:2]}
+            for name in sorted(here - seen.keys()):
+                messages.append(f"{name} is in the record of {model}, and no longer in a notebook")
+    return messages
+
+
+def _verb(holds: bool) -> str:
+    return "holds" if holds else "does not hold"
+
+
+def kernel_environment(jobs: int) -> dict[str, str]:
+    """What each kernel gets beside this process' variables; what the user has set stays."""
+    # Kernels share the cores: two, each with a thread for every core, ran 8 times as long.
+    threads = {"OMP_NUM_THREADS": "1"} if jobs > 1 else {}
+    environment = {"OMP_WAIT_POLICY": "PASSIVE"} | threads  # threads that wait give the core away
+    environment = {k: v for k, v in environment.items() if k not in os.environ}
+    # A notebook runs in its own folder: a model's path given from here must be absolute there.
+    model = os.environ.get("TUTORIAL_MODEL", "")
+    if model not in RESERVED and Path(model).exists():
+        environment["TUTORIAL_MODEL"] = str(Path(model).resolve())
+    return environment
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -110,12 +167,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, default=Path("build/notebooks"))
     parser.add_argument("--cell-seconds", type=float, default=CELL_SECONDS)
     parser.add_argument("--jobs", type=int, default=2, help="notebooks at a time (default 2)")
-    parser.add_argument("--no-skips", action="store_true", help="fail where a claim is skipped")
-    parser.add_argument(
-        "--unclaimed",
-        action="store_true",
-        help="list the skipped claims that hold on this model, and fail where there are any",
-    )
+    parser.add_argument("--record", action="store_true", help="write what is found on record")
     options = parser.parse_args(arguments)
     paths = options.notebooks or sorted(Path("notebooks").glob("*.ipynb"))
     missing = [str(path) for path in paths if not path.is_file()]
@@ -123,28 +175,21 @@ def main(arguments: list[str] | None = None) -> int:
         found = ", ".join(missing) or "no notebooks/*.ipynb"
         print(f"{found}: not there; run from the project's root ({Path.cwd()})", file=sys.stderr)
         return 2
-    # Kernels share the cores: two, each with a thread for every core, ran 8 times as long.
-    threads = str(max(1, (os.cpu_count() or 1) // options.jobs))
-    environment = {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", threads)}
-    # A notebook runs in its own folder: a model directory named from here must be absolute there.
-    model = os.environ.get("TUTORIAL_MODEL", "")
-    reserved = {"", "tutorial-4l", "gpt2", "gpt2-small"}  # never directories, see load_model
-    if model not in reserved and Path(model).is_dir():
-        environment["TUTORIAL_MODEL"] = str(Path(model).resolve())
-
     try:
         options.out.mkdir(parents=True, exist_ok=True)
     except OSError as failure:
         print(f"--out {options.out} cannot be made: {failure.strerror}", file=sys.stderr)
         return 2
-    print(f"executing {len(paths)} notebooks, {options.jobs} at a time", flush=True)
+    jobs = min(options.jobs, len(paths))
+    environment = kernel_environment(jobs)
+    print(f"executing {len(paths)} notebooks, {jobs} at a time", flush=True)
     results = []
 
     def one(path: Path) -> Result:
         out = options.out / path.name
         return execute(path.resolve(), out, options.cell_seconds, environment)
 
-    with ThreadPoolExecutor(options.jobs) as pool:  # each kernel is a process of its own
+    with ThreadPoolExecutor(jobs) as pool:  # each kernel is a process of its own
         for i, result in enumerate(pool.map(one, paths), 1):
             results.append(result)
             state = "FAILED" if result.error else "done"
@@ -152,16 +197,15 @@ def main(arguments: list[str] | None = None) -> int:
             if result.error:
                 print(result.error, file=sys.stderr)
     print("\n" + table(results))
-    skipped = sum(result.skipped for result in results)
-    if options.no_skips and skipped:
-        print(f"{skipped} claims were not checked on this model (--no-skips)", file=sys.stderr)
-    hold = [(r.name, text) for r in results for text in r.unclaimed if options.unclaimed]
-    for name, text in hold:
-        print(f"{name}: holds, but is not claimed for this model: {text}", file=sys.stderr)
-    if hold:
-        print(f"{len(hold)} findings to be named for it in only_for=", file=sys.stderr)
     failed = any(result.error for result in results)
-    return int(failed or (options.no_skips and skipped > 0) or bool(hold))
+    if options.record:
+        return findings.write(results) if not failed else 1
+    for model in sorted({f["model"] for r in results for f in r.findings} - records().keys()):
+        print(f"no record for {model} yet; `python -m tools.findings {model}` writes one")
+    messages = against_the_record(results)
+    for message in messages:
+        print(message, file=sys.stderr)
+    return int(failed or bool(messages))
 
 
 if __name__ == "__main__":

@@ -1,22 +1,44 @@
-"""`python -m tools.run`: it counts, it fails when a cell does, and it stops what hangs."""
+"""`python -m tools.run` and `tools.findings`: they count, compare, record, and stop what hangs."""
 
 import os
 
 import nbformat
 import pytest
 
+from helpers import claims
+from tools import findings
 from tools.run import main
 
 
 @pytest.fixture
-def run(tmp_path, capfd):
-    """Write notebooks of one cell each, run them, return (exit status, stdout, stderr, copies)."""
+def run(tmp_path, capfd, monkeypatch):
+    """Write notebooks of one cell each, run them, return (exit status, stdout, stderr, copies).
+
+    Records are kept in a folder of the test's own, in this process and in the kernels.
+    """
+    records = tmp_path / "records"
+    records.mkdir()
+    monkeypatch.setattr(claims, "RECORDS", records)
+    monkeypatch.delenv("TUTORIAL_MODEL", raising=False)
+    monkeypatch.setattr(findings, "_identity", lambda name: {"name": name})  # loads no model
+    start = f"""
+from pathlib import Path
+from types import SimpleNamespace
+from helpers import claims
+from helpers.claims import claim
+claims.RECORDS = Path({str(records)!r})
+def finding(text, holds, name, model="x/y"):
+    model = SimpleNamespace(cfg=SimpleNamespace(model_name=model))
+    claims.finding(text, holds, model, name)
+"""
 
     def run(*codes: str, options=()):
         paths = []
-        for i, code in enumerate(codes):
+        for i, code in enumerate(codes, 1):
+            if "claim" in code or "finding" in code:
+                code = start + code
             cell = nbformat.v4.new_code_cell(code, id="only")
-            paths.append(tmp_path / f"{i}.ipynb")
+            paths.append(tmp_path / f"0{i}.ipynb")
             nbformat.write(nbformat.v4.new_notebook(cells=[cell]), paths[-1])
         out = tmp_path / "out"
         status = main([*map(str, paths), "--out", str(out), *options])
@@ -26,93 +48,118 @@ def run(tmp_path, capfd):
     return run
 
 
-def test_claims_are_counted_and_copies_executed(run):
-    code = """
-from types import SimpleNamespace
-from helpers.checks import claim
-claim("a", True); claim("b", True)
-claim("c", False, only_for="x", model=SimpleNamespace(cfg=SimpleNamespace(model_name="y")))
-"""
-    status, out, _, copies = run(code, "1 + 1")
-    assert status == 0
+SAYS = 'claim("a", True); claim("b", True); finding("moved {n}", {holds}, "01-moves")'
+RAN = SAYS.format(n=1, holds=True) + '; finding("sinks", False, "01-sinks")'
+
+
+def test_what_is_said_is_counted_and_copies_executed(run):
+    status, out, _, copies = run(RAN, "1 + 1")
+    assert status == 0 and "no record for x/y yet" in out
     table = {line.split()[0]: line.split()[1:] for line in out.splitlines() if line}
-    assert table["0"][:2] == ["2", "1"]
-    assert table["1"][:2] == ["0", "0"]
-    assert table["all"][:2] == ["2", "1"]
-    assert copies["1.ipynb"].cells[0].outputs[0].data["text/plain"] == "2"
+    assert table["01"][:4] == ["2", "1", "1", "0"]
+    assert table["02"][:4] == ["0", "0", "0", "0"]
+    assert table["all"][:4] == ["2", "1", "1", "0"]
+    assert copies["02.ipynb"].cells[0].outputs[0].data["text/plain"] == "2"
 
 
-def test_a_false_claim_fails_the_run_but_not_the_other_notebooks(run):
-    status, out, err, copies = run(
-        "from helpers.checks import claim\nclaim('pigs fly', 1 > 2)", "print('went on')"
-    )
+def test_a_record_is_written_and_read_again(run):
+    status, out, _, _ = run(RAN, options=["--record"])
+    assert status == 0 and "1 findings hold, 1 do not" in out
+    assert [path.name for path in claims.RECORDS.iterdir()] == ["x--y.json"]
+    record = claims.records()["x/y"]["findings"]
+    assert record["01-moves"] == {"holds": True, "notebook": "01", "text": "moved 1"}
+    status, out, err, _ = run(RAN.replace("moved 1", "moved 1.001"))
+    assert (status, err) == (0, "") and "no record" not in out
+    assert findings.table().splitlines()[2:] == [
+        "| 01-moves | 01 | ✔ |",
+        "| 01-sinks | 01 | ✘ |",
+        "| hold |  | 1 of 2 |",
+    ]
+
+
+@pytest.mark.parametrize("held", [True, False])
+def test_a_finding_that_turns_fails_the_run_with_both_texts(run, held):
+    run(SAYS.format(n=1, holds=held), options=["--record"])
+    last = "; print('went on')"
+    status, _, err, copies = run(SAYS.format(n=9, holds=not held) + last)
     assert status == 1
-    assert "pigs fly" in err and "FAILED" in out
-    assert copies["1.ipynb"].cells[0].outputs[0].text == "went on\n"
-    assert set(copies) == {"0.ipynb", "1.ipynb"}  # nothing half-written is left
+    assert "01-moves differs from the record of x/y" in err
+    assert "moved 9" in err and "moved 1" in err
+    assert copies["01.ipynb"].cells[0].outputs[-1].text == "went on\n"  # all of them are seen
+    run(SAYS.format(n=9, holds=not held), options=["--record"])
+    assert run(SAYS.format(n=9, holds=not held))[0] == 0
 
 
-def test_a_cell_that_hangs_is_stopped_and_named(run):
-    status, _, err, _ = run("import time; time.sleep(60)", options=["--cell-seconds", "1"])
+def test_a_stale_record_fails_the_run(run):
+    run(RAN, 'finding("c", True, "02-other")', options=["--record"])
+    status, _, err, _ = run(SAYS.format(n=1, holds=True) + '; finding("d", True, "01-new")')
     assert status == 1
-    assert "stopped after 1 s" in err and "time.sleep(60)" in err
+    assert "01-new is not in the record of x/y: d" in err
+    assert "01-sinks is in the record of x/y, and no longer in a notebook" in err
+    assert "02-other" not in err  # its notebook was not run
+    run(SAYS.format(n=1, holds=True), options=["--record"])
+    assert set(claims.records()["x/y"]["findings"]) == {"01-moves", "02-other"}
 
 
-def test_a_kernel_that_dies_is_told(run):
-    status, _, err, _ = run("import os; os._exit(1)")
-    assert status == 1
-    assert "the kernel died" in err
+@pytest.mark.parametrize(
+    ("code", "words"),
+    [
+        (RAN + "; 1 / 0", "ZeroDivisionError"),
+        (RAN + '; finding("again", True, "01-moves")', "two findings have one name"),
+        (RAN + '; finding("other", True, "01-z", "z")', "one model can be recorded"),
+        ('finding("a", True, "01-a", "./mine")', "a path means nothing elsewhere"),
+        ("1 + 1", "one model can be recorded"),
+    ],
+)
+def test_what_is_no_record_is_not_written(run, code, words):
+    status, _, err, _ = run(code, options=["--record"])
+    assert status == 1 and words in err
+    assert not list(claims.RECORDS.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("code", "words", "options"),
+    [
+        ("claim('pigs fly', 1 > 2)", ["pigs fly"], []),
+        ("import time; time.sleep(60)", ["stopped after 3 s", "sleep(60)"], ["--cell-seconds=3"]),
+        ("import os; os._exit(1)", ["the kernel died"], []),
+    ],
+)
+def test_what_stops_a_notebook_is_named_and_the_others_go_on(run, code, words, options):
+    status, out, err, copies = run(code, "print('went on')", options=options)
+    assert status == 1 and "FAILED" in out
+    assert all(word in err for word in words)
+    assert copies["02.ipynb"].cells[0].outputs[0].text == "went on\n"
+    assert set(copies) == {"01.ipynb", "02.ipynb"}  # nothing half-written is left
 
 
 def test_kernels_share_the_cores_and_leave_the_environment(run, monkeypatch):
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    code = "import os; print(os.environ['OMP_NUM_THREADS'])"
-    *_, copies = run(code, code)
-    share = max(1, (os.cpu_count() or 1) // 2)  # two at a time
-    assert [copy.cells[0].outputs[0].text for copy in copies.values()] == [f"{share}\n"] * 2
-    assert "OMP_NUM_THREADS" not in os.environ
+    code = "import os; print(os.environ.get('OMP_NUM_THREADS'), os.environ['OMP_WAIT_POLICY'])"
+
+    def printed(*codes):
+        return {copy.cells[0].outputs[0].text for copy in run(*codes)[-1].values()}
+
+    assert printed(code) == {"None PASSIVE\n"}  # alone, it has every core
+    assert printed(code, code) == {"1 PASSIVE\n"}
+    assert "OMP_NUM_THREADS" not in os.environ and "OMP_WAIT_POLICY" not in os.environ
     monkeypatch.setenv("OMP_NUM_THREADS", "7")
-    *_, copies = run(code)
-    assert copies["0.ipynb"].cells[0].outputs[0].text == "7\n"
+    assert printed(code, code) == {"7 PASSIVE\n"}
 
 
-def test_a_model_directory_is_found_from_the_notebooks_folder(run, tmp_path, monkeypatch):
-    (tmp_path / "weights").mkdir()
+@pytest.mark.parametrize("path", ["weights", "model.gguf"])
+def test_a_models_path_is_found_from_the_notebooks_folder(run, tmp_path, monkeypatch, path):
+    (tmp_path / path).mkdir()
+    (tmp_path / "gpt2").mkdir()  # but this name keeps its meaning
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("TUTORIAL_MODEL", "weights")
-    *_, copies = run("import os; print(os.environ['TUTORIAL_MODEL'])")
-    assert copies["0.ipynb"].cells[0].outputs[0].text == f"{(tmp_path / 'weights').resolve()}\n"
+    code = "import os; print(os.environ['TUTORIAL_MODEL'])"
+    for name, wanted in ((path, (tmp_path / path).resolve()), ("gpt2", "gpt2")):
+        monkeypatch.setenv("TUTORIAL_MODEL", name)
+        *_, copies = run(code)
+        assert copies["01.ipynb"].cells[0].outputs[0].text == f"{wanted}\n"
 
 
 def test_the_wrong_folder_is_told(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert main([]) == 2
     assert "run from the project's root" in capsys.readouterr().err
-
-
-def test_a_skipped_claim_fails_the_run_where_that_is_asked(run):
-    code = """
-from types import SimpleNamespace
-from helpers.checks import claim
-claim("c", False, only_for="x", model=SimpleNamespace(cfg=SimpleNamespace(model_name="y")))
-"""
-    assert run(code)[0] == 0
-    status, _, err, _ = run(code, options=["--no-skips"])
-    assert status == 1 and "1 claims were not checked" in err
-
-
-def test_findings_that_hold_on_a_model_they_are_not_claimed_for_are_told(run):
-    code = """
-from types import SimpleNamespace
-from helpers.checks import claim
-here = SimpleNamespace(cfg=SimpleNamespace(model_name="y"))
-claim("pigs: fly", {pigs}, only_for="x", model=here)
-claim("cows fly", False, only_for="x", model=here)
-claim("birds fly", True, only_for="y", model=here)
-"""
-    status, _, err, _ = run(code.format(pigs=True), options=["--unclaimed"])
-    assert status == 1
-    assert "0: holds, but is not claimed for this model: pigs: fly\n" in err
-    assert "1 findings to be named" in err and "cows" not in err and "birds" not in err
-    assert run(code.format(pigs=False), options=["--unclaimed"])[0] == 0
-    assert run(code.format(pigs=True))[0] == 0  # only where that is asked

@@ -1,4 +1,4 @@
-"""Networks whose weights are set by hand, so that the right answer is known without the helpers."""
+"""Toy models whose circuit is built by hand, so that the right answer is known without a method."""
 
 import torch
 from jaxtyping import Float, Int
@@ -73,6 +73,73 @@ def blocks_twice(n: int, batch: int, seed: int = 0) -> Int[Tensor, "batch 2n+1"]
     generator = torch.Generator().manual_seed(seed)
     rows = [1 + torch.randperm(WORDS, generator=generator)[:n] for _ in range(batch)]
     return torch.stack([torch.cat([torch.tensor([BOS]), row, row]) for row in rows])
+
+
+# A gate: two places that hold the same fact
+
+FACTS = FACT, RIVAL = 1, 2  # tokens; the answer to a fact is the fact itself
+NO_FACT, RELAY, ASK = 3, 4, 5
+SUBJECT_AT, RELAY_AT, LAST = 1, 2, 3  # positions
+READ_SUBJECT, READ_RELAY = (1, 0), (1, 1)  # (layer, head)
+
+
+def gate(kind: str = "or") -> TransformerBridge:
+    """A fact in two places that the last token reads, by two heads: an OR or an AND of them.
+
+    The prompt is `gate_prompt(fact)`. Head 0.0 copies the fact from the subject to the relay. So
+    entering layer 1 both places hold it. There head 1.0 reads the subject and head 1.1 the relay,
+    from the last position, and two neurons a fact join what they read: "or" answers where either
+    place has it, "and" only where both have. Entering layer 1, against a prompt with `NO_FACT`:
+
+              patch clean into one place    patch no fact into one place
+        or    suffices                      breaks nothing: neither is needed
+        and   does not suffice              breaks the answer: both are needed
+
+    Logits are `LOGIT` for the answer and 0 for all else.
+
+    Raises:
+        ValueError: another kind.
+
+    Source: Heimersheim & Nanda 2024 (arXiv 2404.15255), section 3.
+    """
+    if kind not in ("or", "and"):
+        raise ValueError(f'kind: expected "or" or "and", got {kind!r}')
+    token, position = slice(0, 6), slice(6, 10)
+    copied, seen, also_seen, said = (slice(10 + 2 * i, 12 + 2 * i) for i in range(4))
+    sizes = {"n_layers": 2, "n_heads": 2, "d_model": 18, "d_head": 4, "d_vocab": 6, "d_mlp": 4}
+    model = boot(**sizes, n_ctx=4, attn_only=False)
+    for parameter in model.parameters():
+        parameter.zero_()
+    q, k, v = (torch.zeros(2, 2, 18, 4) for _ in range(3))
+    o = torch.zeros(2, 2, 4, 18)
+    facts, two = torch.eye(6)[:, list(FACTS)], torch.eye(2)
+    moves = [((0, 0), RELAY_AT, SUBJECT_AT, copied), (READ_SUBJECT, LAST, SUBJECT_AT, seen)]
+    for head, query, key, into in [*moves, (READ_RELAY, LAST, RELAY_AT, also_seen)]:
+        attends_to = torch.zeros(4, 4)
+        attends_to[:, 0] = CERTAIN * 4**0.5  # everybody else rests on BOS
+        attends_to[query] = CERTAIN * 4**0.5 * torch.eye(4)[key]
+        q[head][position], k[head][position] = attends_to, torch.eye(4)
+        if head == READ_RELAY:
+            v[head][copied, :2] = two
+        else:
+            v[head][token, :2] = facts
+        o[head][:2, into] = two
+    put(model, "tok_embed.weight", torch.eye(6, 18))
+    put(model, "pos.weight", torch.eye(18)[position])
+    put(model, "head.weight", LOGIT * facts @ torch.eye(18)[said])
+    for layer in range(2):
+        put_attention(model, layer, q[layer], k[layer], v[layer], o[layer])
+    both = torch.eye(18)[seen] + torch.eye(18)[also_seen]  # (fact, d_model): how many places say it
+    put(model, "layers.1.mlp.fc_in.weight", torch.cat([both, both]))
+    put(model, "layers.1.mlp.fc_in.bias", torch.tensor([0.0, 0.0, -1.0, -1.0]))
+    signs = torch.tensor([1.0, 1.0, -1.0, -1.0]) if kind == "or" else torch.tensor([0.0, 0, 1, 1])
+    put(model, "layers.1.mlp.fc_out.weight", torch.eye(18)[said].T.repeat(1, 2) * signs)
+    return model
+
+
+def gate_prompt(fact: int) -> Int[Tensor, "1 4"]:
+    """BOS, the fact (or `NO_FACT`), the relay, and the token at which the model answers."""
+    return torch.tensor([[BOS, fact, RELAY, ASK]])
 
 
 # A network that is linear, and one whose parts are known numbers
@@ -192,7 +259,7 @@ def put_attention(model, layer: int, q: Tensor, k: Tensor, v: Tensor, o: Tensor)
         put(model, f"layers.{layer}.attn.{name}.weight", rows)
         put(model, f"layers.{layer}.attn.{name}.bias", torch.zeros(len(rows)))
     put(model, f"layers.{layer}.attn.o.weight", o.flatten(0, 1).T)  # (d_model, head d_head)
-    put(model, f"layers.{layer}.attn.o.bias", torch.zeros(D_MODEL))
+    put(model, f"layers.{layer}.attn.o.bias", torch.zeros(o.shape[-1]))
 
 
 def one_hot(rows: int, where: slice) -> Float[Tensor, "rows d_model"]:

@@ -1,0 +1,220 @@
+"""Grading: a learner's answer judged on the spot, by properties and by known truths.
+
+A check is a function that raises `Wrong` where an answer fails. Nothing is sent anywhere.
+"""
+
+import linecache
+from collections import Counter
+from collections.abc import Callable
+from functools import wraps
+from importlib import import_module
+from pkgutil import iter_modules
+from traceback import walk_tb
+
+import numpy as np
+import torch
+from IPython.display import display
+
+from exercises.session import keep, kept, stale
+from helpers.claims import BROWN, GREEN, GREY, Verdict, checked
+
+UNSOLVED, SOLVED, WRONG, UNJUDGED = "unsolved", "solved", "wrong", "unjudged"
+_LOOK = {
+    UNSOLVED: ("○ Not solved yet", GREY),
+    SOLVED: ("✔ Solved", GREEN),
+    WRONG: ("✘ Not yet", BROWN),
+    UNJUDGED: ("○ Not judged", GREY),
+}
+
+_titles: dict[str, str] = {}  # every exercise imported so far, by number
+_tally: dict[str, str] = {}  # the latest status of each, in this kernel
+_solved: set[str] = set()  # solved once in this kernel; stays when tried again
+_tries: Counter[str] = Counter()  # wrong tries in this kernel
+
+
+class Wrong(Exception):
+    """An attempt fails a property; the text says which, and the likely mistake."""
+
+
+class Unsolved(Exception):
+    """The stub is untouched: it is `...`, or a call of it gives `...`."""
+
+
+def exercise(number: str, title: str) -> Callable:
+    """Make a graded exercise of a function that raises `Wrong` where an attempt fails.
+
+    The graded function takes the learner's attempt first. It shows "not solved yet" for an
+    untouched stub, which is `...` or a function that returns `...`; the failed property for a wrong
+    attempt, from the second on with a word on the hints; the error and its lines for an attempt
+    that stops; that nothing was judged where the attempt's own cell failed, since the attempt is
+    then an older version. It never stops the run and returns nothing.
+
+    Args:
+        number: notebook and place, "4.2".
+        title: what is to be done, as the notebook's heading says it.
+    """
+
+    def decorate(properties: Callable[..., None]) -> Callable[..., None]:
+        @wraps(properties)
+        def check(attempt, *given) -> None:
+            status, text, notes = SOLVED, f"Exercise {number} ({title})", []
+            try:
+                if older := stale():
+                    status, text = UNJUDGED, f"{text}: {older}"
+                elif attempt is ...:
+                    raise Unsolved
+                else:
+                    properties(attempt, *given)
+            except Unsolved:
+                status = UNSOLVED
+            except Wrong as wrong:
+                status, text = WRONG, f"{text}: {wrong}"
+            except Exception as error:  # whatever the learner's code raises is shown, not hidden
+                notes = _lines(error, attempt)
+                what = "your code stopped with" if notes else "your answer stopped the check with"
+                status, text = WRONG, f"{text}: {what} {type(error).__name__}: {error}"
+            _tries[number] += status == WRONG
+            if status == WRONG and _tries[number] >= 2:
+                notes.append("Stuck? Open Hint 1 above.")
+            if status != UNJUDGED:
+                _tally[number] = status
+            if status == SOLVED:
+                _solved.add(number)
+                keep(_solved)
+            display(Verdict(*_LOOK[status], text, notes), metadata={"exercise": status})
+
+        check.number, check.title = number, title
+        _titles[number] = title
+        return check
+
+    return decorate
+
+
+def answer(attempt: Callable, *arguments, like=None):
+    """What the learner's function gives for `arguments`, which it gets as copies.
+
+    Args:
+        like: a tensor or number; the answer must have its shape.
+
+    Raises:
+        Unsolved: it gives `...`.
+        Wrong: it is no function, gives nothing, another shape, or NaN.
+    """
+    if not callable(attempt):
+        raise Wrong(
+            f"expected a function, got {type(attempt).__name__}; pass the function itself, uncalled"
+        )
+    copies = [a.clone() if hasattr(a, "clone") else a for a in arguments]
+    return value(attempt(*copies), like=like)
+
+
+def value(given, *, like=None):
+    """`given`; with `like` as a tensor of the shape, dtype and device of `like`, else `Wrong`."""
+    if given is ...:
+        raise Unsolved
+    if given is None:
+        raise Wrong("your code gives None; does it end in `return`?")
+    if like is None:
+        return given
+    wanted = torch.as_tensor(like)
+    got = _numbers(given)
+    _same_shape(got, wanted)
+    return got.to(wanted) if wanted.is_floating_point() else got
+
+
+def compare(got, right, mistakes: dict | None = None, tolerance: float = 1e-4) -> None:
+    """Pass where `got` is `right` up to rounding; else `Wrong`, with the likely mistake.
+
+    Args:
+        got: what the learner gave: a tensor of any dtype and device, an array, a number, or lists.
+        right: the right answer, in any of these forms.
+        mistakes: the message for each known wrong answer, {message: what that mistake gives}.
+        tolerance: of each number, relative; a tenth of it, times the largest of `right`, is
+            forgiven too, so that sums in float32 pass.
+
+    Raises:
+        Unsolved: `got` is `...`.
+        Wrong: it differs. The message never tells the right number.
+    """
+    got, right = _numbers(value(got)), _numbers(right)
+    if _close(got, right, tolerance):
+        return
+    for message, gives in (mistakes or {}).items():
+        if _close(got, _numbers(gives), tolerance):
+            raise Wrong(message)
+    _same_shape(got, right)
+    far = (got - right).abs()
+    worst = int(torch.where(far.isnan(), torch.inf, far).argmax())
+    mine, true = got.flatten()[worst].item(), right.flatten()[worst].item()
+    where = ""
+    if right.dim():
+        wrong = int((~_near(got, right, tolerance)).sum())
+        at = [int(i) for i in np.unravel_index(worst, right.shape)]
+        where = f"{wrong} of {right.numel()} numbers differ; at index {at} "
+    raise Wrong(f"{where}you give {mine:.4g}, which is too {'large' if mine > true else 'small'}.")
+
+
+def expect(holds: bool, reason: str) -> None:
+    """Raise `Wrong` with this reason (the property, and the likely mistake) unless it holds."""
+    if not checked(reason, holds):
+        raise Wrong(reason)
+
+
+def progress(all: bool = False) -> None:
+    """Print how the exercises of this notebook, or of all six, stand.
+
+    What was solved in a notebook survives a restart of the kernel, by the file `.progress.json` in
+    the notebook's folder, where one can be written.
+    """
+    notebooks = {number.split(".")[0] for number in (_tally or list(_titles)[:1])}
+    for module in iter_modules(import_module("exercises").__path__) if all else ():
+        import_module(f"exercises.{module.name}")
+    shown = [number for number in _titles if all or number.split(".")[0] in notebooks]
+    solved = _solved | kept()
+    print(f"{len(solved.intersection(shown))} of {len(shown)} exercises solved")
+    for number in sorted(shown, key=lambda n: [int(part) for part in n.split(".")]):
+        status = SOLVED if number in solved else _tally.get(number, UNSOLVED)
+        print(f"  {number}  {_LOOK[status][0]}: {_titles[number]}")
+
+
+def _numbers(given) -> torch.Tensor:
+    """`given` as float64 on the CPU, whatever holds it."""
+    try:
+        if isinstance(given, list | tuple):
+            rows = [_numbers(row) for row in given]
+            return torch.stack(rows) if rows else torch.empty(0, dtype=torch.float64)
+        if not isinstance(given, torch.Tensor):
+            given = torch.from_numpy(np.asarray(given, dtype=np.float64, order="C"))
+        return given.detach().cpu().double()  # in this order: not every device has float64
+    except (TypeError, ValueError, RuntimeError) as error:
+        kind = type(given).__name__
+        raise Wrong(f"expected numbers, got a {kind} that is no table of them ({error})") from None
+
+
+def _near(got: torch.Tensor, right: torch.Tensor, tolerance: float) -> torch.Tensor:
+    finite = right[right.isfinite()].abs()
+    largest = finite.max().item() if finite.numel() else 0.0
+    return torch.isclose(got, right, rtol=tolerance, atol=tolerance / 10 * (largest or 1.0))
+
+
+def _close(got: torch.Tensor, right: torch.Tensor, tolerance: float) -> bool:
+    return got.shape == right.shape and bool(_near(got, right, tolerance).all())
+
+
+def _same_shape(got: torch.Tensor, wanted: torch.Tensor) -> None:
+    shape, right = tuple(got.shape), tuple(wanted.shape)
+    if shape != right:
+        raise Wrong(f"expected shape {right}, got {shape}; over which axis do you sum or index?")
+    if got.isnan().any() and not wanted.isnan().any():
+        raise Wrong("there is a NaN in it; do you divide by 0, or take the log of 0?")
+
+
+def _lines(error: Exception, attempt) -> list[str]:
+    """The learner's own lines in the error's traceback, the outermost first."""
+    space, lines = getattr(attempt, "__globals__", None), []
+    for frame, number in walk_tb(error.__traceback__):
+        if frame.f_globals is space or frame.f_globals.get("__name__") == "__main__":
+            code = frame.f_code
+            source = linecache.getline(code.co_filename, number).strip()
+            lines.append(f"your cell, line {number}, in {code.co_name}: {source or '(not kept)'}")
+    return lines[-5:]

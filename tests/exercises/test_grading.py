@@ -1,0 +1,209 @@
+"""Grading: right answers in any form pass, wrong ones are told why, and a session is remembered."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from exercises import grading
+from exercises.grading import Wrong, answer, compare, exercise, progress
+
+ROOT = Path(__file__).parents[2]
+GRID = torch.tensor([[0.25, -3.0, 1000.0], [0.5, 7.0, 2.0]])
+
+
+@pytest.fixture(autouse=True)
+def untouched(monkeypatch):
+    for name in ("_titles", "_tally"):
+        monkeypatch.setattr(grading, name, {})
+    monkeypatch.setattr(grading, "_solved", set())
+    grading._tries.clear()
+
+
+RIGHT = {
+    "float64": GRID.double(),
+    "float16": GRID.half(),
+    "needs a gradient": GRID.clone().requires_grad_(),
+    "a view": GRID.T.contiguous().T,
+    "numpy": GRID.numpy(),
+    "numpy, turned": GRID.flip(0).numpy()[::-1],
+    "lists": GRID.tolist(),
+    "tuples": tuple(map(tuple, GRID.tolist())),
+    "a list of tensors": list(GRID),
+    "lists of 0-d tensors": [list(row) for row in GRID],
+    "rounded": GRID * (1 + 3e-6),
+}
+
+
+@pytest.mark.parametrize("form", RIGHT)
+def test_a_right_answer_passes_in_any_form(form):
+    compare(RIGHT[form], GRID, {"never": GRID})
+    assert answer(lambda: RIGHT[form], like=GRID).dtype == GRID.dtype
+
+
+def test_numbers_pass_up_to_the_rounding_of_float32():
+    for right in (3, 3.0, np.float32(3), np.int64(3), torch.tensor(3)):
+        compare(right, 3.0)
+        compare((right, 1), torch.tensor([3, 1]))
+    numbers = torch.randn(50_000, generator=torch.Generator().manual_seed(0)) * 100
+    compare(sum(numbers), numbers.double().sum())
+    for wrong in (GRID * 1.001, GRID + torch.tensor([0, 0.5, 0])):
+        with pytest.raises(Wrong):
+            compare(wrong, GRID)
+    with pytest.raises(Wrong):
+        compare([1e-3, 0], torch.zeros(2))
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        (-GRID, "the sign is turned"),
+        (GRID.numpy().T, "rows and columns are swapped"),  # of another shape, and still known
+        (GRID[0], r"expected shape (2, 3), got (3,); over which axis"),
+        (GRID[None], r"expected shape (2, 3), got (1, 2, 3)"),  # never broadcast
+        (GRID.log(), "there is a NaN in it"),
+        (None, "does it end in `return`?"),
+        ("Paris", "expected numbers, got a str"),
+        ([[1, 2], [3]], "no table of them"),
+        (GRID + torch.eye(2, 3), "2 of 6 numbers differ; at index [0, 0] you give 1.25, which is"),
+        (GRID.clamp(max=100), "at index [0, 2] you give 100, which is too small"),
+    ],
+)
+def test_a_wrong_answer_is_told_why(wrong, words):
+    mistakes = {"the sign is turned": -GRID, "rows and columns are swapped": GRID.T}
+    with pytest.raises(Wrong) as told:
+        compare(wrong, GRID, mistakes)
+    assert words in str(told.value)
+    assert "1000" not in str(told.value)
+
+
+GRADER = """
+import torch
+from exercises.grading import answer, compare, exercise, expect
+
+def make():
+    @exercise("9.1", "Twice")
+    def check(attempt):
+        given = torch.tensor([1.0, 2.0])
+        compare(answer(attempt, given), 2 * given, {"that is once": given})
+        expect(given.sum() == 3, "an attempt cannot spoil what it is given")
+    return check
+"""
+
+
+@pytest.fixture
+def check():
+    """An exercise: twice the argument."""
+    space = {}
+    exec(GRADER, space)
+    return space["make"]()
+
+
+@pytest.mark.parametrize(
+    ("attempt", "shown"),
+    [
+        (lambda x: x.mul_(2), "✔ Solved: Exercise 9.1 (Twice)\n"),
+        (lambda x: ..., "○ Not solved yet: Exercise 9.1 (Twice)\n"),
+        (..., "○ Not solved yet: Exercise 9.1 (Twice)\n"),
+        (lambda x: x, "✘ Not yet: Exercise 9.1 (Twice): that is once\n"),
+        (torch.ones(2), "✘ Not yet: Exercise 9.1 (Twice): expected a function, got Tensor; pass "),
+    ],
+)
+def test_an_attempt_is_shown_for_what_it_is_and_stops_nothing(check, capsys, attempt, shown):
+    check(attempt)
+    assert capsys.readouterr().out.startswith(shown)
+
+
+def test_a_hint_and_progress_follow_the_tries(check, capsys):
+    for number in ("9.10", "9.2", "8.1"):
+        exercise(number, "Nothing")(lambda attempt: None)
+    for told in (False, True, True):
+        check(lambda x: x)
+        assert ("Open Hint 1" in capsys.readouterr().out) == told
+    check(lambda x: 2 * x)
+    check(lambda x: x)  # what was solved stays solved
+    capsys.readouterr()
+    progress()
+    assert capsys.readouterr().out.splitlines() == [
+        "1 of 3 exercises solved",
+        "  9.1  ✔ Solved: Twice",
+        "  9.2  ○ Not solved yet: Nothing",
+        "  9.10  ○ Not solved yet: Nothing",
+    ]
+
+
+@pytest.fixture
+def session(tmp_path):
+    """Run cells in a new IPython; what each printed."""
+
+    (tmp_path / "grader.py").write_text(GRADER)
+    setup = "import grader; from exercises.grading import progress; check = grader.make()"
+
+    def run(*cells: str) -> list[str]:
+        script = f"""
+from IPython.core.interactiveshell import InteractiveShell
+shell = InteractiveShell.instance()
+for cell in {[setup, *cells]!r}:
+    shell.run_cell(cell, store_history=True)
+    print("=== end of cell")
+"""
+        variables = {"PYTHONPATH": str(ROOT), "IPYTHONDIR": str(tmp_path / "ipython")}
+        variables["PYTHONIOENCODING"] = "utf-8"
+        options = {"cwd": tmp_path, "capture_output": True, "encoding": "utf-8", "timeout": 120}
+        command = [sys.executable, "-c", script]
+        done = subprocess.run(command, env=os.environ | variables, **options)
+        assert done.returncode == 0, done.stderr
+        return done.stdout.split("=== end of cell\n")[1:-1]
+
+    return run
+
+
+def test_after_a_cell_that_failed_its_older_version_is_not_judged(session):
+    good, broken, check = "def f(x):\n    return 2 * x", "def f(x):\n    retrun x", "check(f)"
+    shown = session(good, broken, check, "1 + 1", check, good, check, f"{good}\n1 / 0", check)
+    assert "✔ Solved" not in shown[2] + shown[4]
+    for i, error in ((2, "SyntaxError"), (4, "SyntaxError"), (8, "ZeroDivisionError")):
+        assert f"`f` failed with {error}; nothing was judged" in shown[i]
+    assert "✔ Solved" in shown[6]
+
+
+def test_a_check_that_failed_itself_judges_again(session):
+    cells = ("f = lambda x: 2 * x", "check(g)", "check(f)", "f = (", "f = 3; check(f)")
+    shown = session(*cells)
+    assert "NameError" in shown[1] and "✔ Solved" in shown[2]
+    assert "expected a function, got int" in shown[4]  # the cell at hand makes a new one
+
+
+def test_an_error_shows_the_learners_own_lines_only(session):
+    inner = "def inner(x):\n    y = x + 1\n    return y.reshape(7)"
+    shown = session(inner, "def f(x):\n    return inner(x)", "check(f)")[-1]
+    lines = [line.strip() for line in shown.splitlines()]
+    assert "your code stopped with RuntimeError" in lines[0]
+    assert lines[1:] == [
+        "your cell, line 2, in f: return inner(x)",
+        "your cell, line 3, in inner: return y.reshape(7)",
+    ]
+
+
+def test_progress_survives_a_restart_until_its_file_is_deleted(session, tmp_path):
+    assert "1 of 1" in session("check(lambda x: 2 * x)", "progress()")[-1]
+    assert "1 of 1" in session("check(lambda x: ...)", "check(lambda x: x)", "progress()")[-1]
+    (tmp_path / ".progress.json").unlink()
+    assert "0 of 1" in session("check(lambda x: ...)", "progress()")[-1]
+    assert not (tmp_path / ".progress.json").exists()  # nothing to keep
+
+
+def test_where_nothing_can_be_written_the_session_still_knows(session, tmp_path):
+    (tmp_path / ".progress.json").mkdir()
+    assert "1 of 1" in session("check(lambda x: x + x)", "progress()")[-1]
+
+
+def test_progress_can_be_shown_for_all_six(session):
+    one, every, again = session("progress()", "progress(all=True)", "check(...); progress()")
+    shown = {line.split(".")[0].strip() for line in every.splitlines()[1:]}
+    assert shown == {"1", "2", "3", "4", "5", "6", "9"}
+    assert "of 1 exercises" in one and "of 1 exercises" in again
