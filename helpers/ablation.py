@@ -1,6 +1,6 @@
 """Ablation: run the model without what some heads say, and see what is lost."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -14,17 +14,18 @@ from helpers.inputs import (
     expect_finite,
     expect_index,
     expect_local,
+    expect_number,
     expect_tokens,
 )
 from helpers.metrics import Metric
 
-Values = float | Float[Tensor, "n_layers n_heads d_head"] | Mapping  # a cache of another run
+Values = float | Float[Tensor, "n_layers n_heads d_head"] | Mapping  # the last: another run's cache
 
 
 @contextmanager
 def ablate(
     model,
-    heads: Sequence[tuple[int, int]],
+    heads: Iterable[tuple[int, int]],
     values: Values = 0.0,
     positions: Sequence[int] | None = None,
 ) -> Iterator[None]:
@@ -49,24 +50,20 @@ def ablate(
     scrubbing", resample ablation.
     """
     by_layer: dict[int, list[int]] = {}
-    for layer, head in _checked(model, heads):
+    for layer, head in heads:
+        expect_index("layer", layer, model.cfg.n_layers, "layers")
+        expect_index("head", head, model.cfg.n_heads, "heads")
         by_layer.setdefault(layer, []).append(head)
-    source = _source(model, values)
-    calls = 0
+    if not by_layer:
+        raise ValueError("heads: expected at least one (layer, head), got none")
+    everywhere, replace = slice(None), _replacement(model, values, positions)
+    calls = []
 
-    def replacing(layer: int, those: list[int]):
-        def replace(z: Float[Tensor, "batch pos head d_head"], hook) -> Tensor:
-            nonlocal calls
-            calls += 1
-            places = _places(positions, z.shape[1])
-            z = z.clone()
-            for head in those:
-                z[:, places, head] = source(layer, head, z.shape[1])[places].to(z)
-            return z
+    def hook_function(z: Float[Tensor, "batch pos head d_head"], hook) -> Tensor:
+        calls.append(hook.layer())
+        return replace(z, hook.layer(), [(everywhere, head) for head in by_layer[hook.layer()]])
 
-        return f"blocks.{layer}.{HEADS}", replace
-
-    with model.hooks(fwd_hooks=[replacing(*item) for item in by_layer.items()]):
+    with model.hooks(fwd_hooks=[(f"blocks.{layer}.{HEADS}", hook_function) for layer in by_layer]):
         yield
     if not calls:
         raise RuntimeError("ablate: the model did not run within the `with`; nothing was ablated")
@@ -82,73 +79,48 @@ def ablate_each(
 ) -> Float[Tensor, "n_layers n_heads"]:
     """The metric after ablating each head by itself: one run a layer, with a row for each head.
 
-    Arguments as `ablate`; tokens of one prompt; a metric as for `helpers.patching`.
+    `tokens` is one prompt, `metric` as for `helpers.patching`; the rest and errors as `ablate`.
 
     Returns:
         The metric, in its unit; subtract the metric of the plain run for the effect.
-
-    Raises:
-        TypeError, ValueError: as `ablate`; more than one prompt, ids out of range.
     """
-    expect_local(model)
     expect_axes("tokens", tokens, "batch pos", batch=1)
     expect_tokens("tokens", tokens, model.cfg.d_vocab)
-    source, places = _source(model, values), _places(positions, tokens.shape[1])
-    rows = tokens.expand(model.cfg.n_heads, -1)
+    replace, heads = _replacement(model, values, positions), range(model.cfg.n_heads)
+
+    def hook_function(z, hook):  # row h of the batch runs without head h
+        return replace(z, hook.layer(), [(head, head) for head in heads])
+
     effects = []
     for layer in range(model.cfg.n_layers):
-
-        def replace(z, hook, layer=layer):  # row h of the batch runs without head h
-            z = z.clone()
-            for head in range(model.cfg.n_heads):
-                z[head, places, head] = source(layer, head, z.shape[1])[places].to(z)
-            return z
-
-        logits = model.run_with_hooks(rows, fwd_hooks=[(f"blocks.{layer}.{HEADS}", replace)])
-        effects.append(metric(logits))
+        hooks = [(f"blocks.{layer}.{HEADS}", hook_function)]
+        effects.append(metric(model.run_with_hooks(tokens.expand(len(heads), -1), fwd_hooks=hooks)))
     return torch.stack(effects)
 
 
-def _checked(model, heads: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
+def _replacement(model, values: Values, positions: Sequence[int] | None):
+    """A function from `z`, a layer and some (row, head) to a copy of `z` with these replaced."""
     expect_local(model)
-    heads = list(heads)
-    if not heads:
-        raise ValueError("heads: expected at least one (layer, head), got none")
-    for each in heads:
-        if not isinstance(each, tuple | list) or len(each) != 2:
-            raise TypeError(f"heads: expected (layer, head) each, got {each!r}")
-        expect_index("layer", each[0], model.cfg.n_layers, "layers")
-        expect_index("head", each[1], model.cfg.n_heads, "heads")
-    return [tuple(each) for each in heads]
-
-
-def _places(positions: Sequence[int] | None, length: int) -> list[int]:
-    places = list(range(length)) if positions is None else list(positions)
-    for place in places:
-        if not -length <= place < length:
-            raise ValueError(f"positions: {place} is out of range for {length} positions")
-    return places
-
-
-def _source(model, values: Values):
-    """A function from layer, head and length to what replaces that head, `[pos, d_head]`."""
     c = model.cfg
-    if isinstance(values, Tensor):
-        expect_axes("values", values, "layer head d_head", layer=c.n_layers, head=c.n_heads)
-        expect_axes("values", values, "layer head d_head", d_head=c.d_head)
+    if isinstance(values, Tensor) and values.ndim:
+        sizes = {"layer": c.n_layers, "head": c.n_heads, "d_head": c.d_head}
+        expect_axes("values", values, "layer head d_head", **sizes)
         expect_finite("values", values)
-        return lambda layer, head, length: values[layer, head].expand(length, -1)
-    if isinstance(values, int | float) and not isinstance(values, bool):
-        number = torch.full((c.d_head,), float(values))
-        expect_finite("values", number)
-        return lambda layer, head, length: number.expand(length, -1)
-    if not hasattr(values, "keys"):
-        raise TypeError(
-            f"values: expected a number, a tensor or a cache, got {type(values).__name__}"
-        )
+    elif not hasattr(values, "keys"):
+        values = torch.tensor(expect_number("values", values)).expand(c.n_layers, c.n_heads, 1)
 
-    def other_run(layer: int, head: int, length: int) -> Tensor:
-        z = expect_activation(values, f"blocks.{layer}.{HEADS}", model, batch=1, pos=length)
-        return z[0, :, head]
+    def replace(z: Tensor, layer: int, those: list[tuple[int | slice, int]]) -> Tensor:
+        length, name = z.shape[1], f"blocks.{layer}.{HEADS}"
+        places = list(range(length) if positions is None else positions)
+        if wrong := [place for place in places if not -length <= place < length]:
+            raise ValueError(f"positions: {wrong[0]} is out of range for {length} positions")
+        if isinstance(values, Tensor):
+            new = values[layer].expand(length, -1, -1)
+        else:
+            new = expect_activation(values, name, model, batch=1, pos=length)[0]
+        z = z.clone()
+        for row, head in those:
+            z[row, places, head] = new[places, head].to(z)
+        return z
 
-    return other_run
+    return replace

@@ -1,15 +1,13 @@
 """What differs between model families, asked here and nowhere else.
 
-A block of GPT-2, of Llama and its kin (Mistral, Qwen2) and of GPT-NeoX (Pythia) differ in this:
+    family     norm                             position         keys, values   biases
+    GPT-2      LayerNorm: centre, then divide   added            one a head     everywhere
+    GPT-NeoX   LayerNorm                        rotates q, k     one a head     everywhere
+    Llama      RMSNorm: divide                  rotates q, k     one a group    none or few
 
-              norm                             position          keys and values    biases
-    GPT-2     LayerNorm: centre, then divide   added             one a head         everywhere
-    GPT-NeoX  LayerNorm                        rotates q and k   one a head         everywhere
-    Llama     RMSNorm: divide                  rotates q and k   one a group        none or few
-
-The functions on streams and biases work on any model; `query_key_value` and the sparse engine of
-`helpers.engine` only on the blocks of `KNOWN`. A family with the same block is one more line there
-and one random model in tests/helpers/test_architecture.py.
+The functions on streams and biases work on any model; `query_key_value` and the sparse engine only
+on the blocks of `KNOWN`. A family with the same block is one more line there, and one random model
+in tests/helpers/test_architecture.py.
 """
 
 from typing import NamedTuple
@@ -21,7 +19,7 @@ from transformers.models.llama.modeling_llama import rotate_half
 
 
 class Block(NamedTuple):
-    """How a family's block goes together, where it is transformers' own."""
+    """A family's block, where nothing in it has been replaced."""
 
     rotary: bool  # position by rotation of q and k; otherwise added to the stream
     kinds: tuple[str, str, str]  # transformers' classes of block, attention and MLP
@@ -41,13 +39,8 @@ class Unsupported(ValueError):
 
 
 def embeddings(model, cache) -> dict[str, Float[Tensor, "batch pos d_model"]]:
-    """What the residual stream starts from, by name: "token" and, where one is added, "position".
-
-    They sum to `cache["resid_pre", 0]`.
-
-    Raises:
-        Unsupported: the model does more than add before the first block (a scale or a norm).
-    """
+    """What the stream starts from: "token" and, where one is added, "position". They sum to
+    `cache["resid_pre", 0]`; else `Unsupported` (a scale or a norm before the first block)."""
     names = {"token": "hook_embed", "position": "hook_pos_embed"}
     parts = {key: cache[name] for key, name in names.items() if name in cache}
     start = cache["resid_pre", 0]
@@ -72,8 +65,8 @@ def centre(model, x: Float[Tensor, "*axes d_model"]) -> Float[Tensor, "*axes d_m
 def scale(model, x: Float[Tensor, "*axes d_model"]) -> Float[Tensor, "*axes 1"]:
     """What the norm divides `centre(model, x)` by: its root mean square, with the norm's epsilon.
 
-    At the last block's `resid_post` this is the cache's "ln_final.hook_scale"; with the gain and
-    bias folded (`load_model`), `centre(model, x) / scale(model, x) @ W_U + b_U` are the logits.
+    Of the last `resid_post` it is the cache's "ln_final.hook_scale"; with the gain and bias folded
+    (`load_model`), `centre(model, x) / scale(model, x) @ W_U + b_U` are the logits.
     """
     if model.cfg.normalization_type is None:
         return x.new_ones(*x.shape[:-1], 1)
@@ -82,17 +75,17 @@ def scale(model, x: Float[Tensor, "*axes d_model"]) -> Float[Tensor, "*axes 1"]:
 
 def attention_bias(model) -> Float[Tensor, "n_layers d_model"]:
     """What each layer's attention adds after its heads, `b_O`; zeros where there is none."""
-    return _biases(model, "attn.b_O", model.cfg.d_model)
+    return _biases(model, "attn", "b_O", model.cfg.d_model)
 
 
 def mlp_bias(model) -> Float[Tensor, "n_layers d_model"]:
     """What each MLP adds after its neurons, `b_out`; zeros where there is none."""
-    return _biases(model, "mlp.b_out", model.cfg.d_model)
+    return _biases(model, "mlp", "b_out", model.cfg.d_model)
 
 
 def neuron_bias(model) -> Float[Tensor, "n_layers d_mlp"]:
     """What is added to each neuron's input, `b_in` (of a gated MLP: the ungated half's)."""
-    return _biases(model, "mlp.b_in", model.cfg.d_mlp)
+    return _biases(model, "mlp", "b_in", model.cfg.d_mlp)
 
 
 def neurons_read(model) -> Float[Tensor, "n_layers d_model d_mlp"]:
@@ -106,21 +99,12 @@ def query_key_value(
     layer: int,
     stream: Float[Tensor, "batch pos d_model"],
     positions: Int[Tensor, "pos"] | None = None,
-) -> tuple[
-    Float[Tensor, "batch head pos d_head"],
-    Float[Tensor, "batch head pos d_head"],
-    Float[Tensor, "batch head pos d_head"],
-]:
-    """Queries, keys and values of a layer from the stream that enters it (`resid_pre`).
+) -> tuple[Float[Tensor, "batch head pos d_head"], ...]:
+    """Queries, keys and values of a layer, from the stream that enters it (`resid_pre`).
 
-    Position is in them and shared keys and values are repeated, one for each query head: so
-    softmax(q kᵀ / √d_head) over the past is the pattern, and pattern @ v is `z`.
-
-    Args:
-        positions: of each place in `stream`; None for 0, 1, 2, …
-
-    Raises:
-        Unsupported: a block that is not in `KNOWN`.
+    Position is in them, and shared keys and values are repeated, one for each query head: so
+    softmax(q kᵀ / √d_head) over the past is the pattern, and pattern @ v is `z`. `positions` are
+    those of the places in `stream`, None for 0, 1, 2, …; `Unsupported` for a block not in `KNOWN`.
 
     Source: rotary embedding, Su et al. 2021 (arXiv 2104.09864); shared keys and values, Ainslie et
     al. 2023 (arXiv 2305.13245).
@@ -145,42 +129,22 @@ def expect_known(model) -> None:
     """The model's blocks are of a known family, with nothing of it replaced; else `Unsupported`."""
     block = KNOWN.get(model.cfg.architecture)
     config = getattr(getattr(model, "original_model", None), "config", None)
+    rope = (getattr(config, "rope_parameters", None) or {}).get("rope_type", "default")
     if block is None:
         why = f"only these blocks are known: {', '.join(KNOWN)}"
-    elif any(kinds(each) != block.kinds for each in model.blocks):
+    elif any(_kinds(each) != block.kinds for each in model.blocks):
         why = "a block, its attention or its MLP has been replaced"
     elif getattr(config, "scale_attn_by_inverse_layer_idx", False):
         why = "attention is scaled by the layer's number"
-    elif _rope_type(config) not in ("default", "linear", "llama3"):
-        why = f"its rotation ({_rope_type(config)}) depends on the length of the text"
+    elif rope not in ("default", "linear", "llama3"):
+        why = f"its rotation ({rope}) depends on the length of the text"
     else:
         return
     raise Unsupported(f"{model.cfg.architecture}: {why}")
 
 
-def sees_all(model, positions: int) -> bool:
-    """Whether attention reaches back over so many positions (a sliding window may be shorter)."""
-    config = model.original_model.config
-    return positions <= (getattr(config, "sliding_window", None) or positions)
-
-
-def parallel(model) -> bool:
-    """Whether attention and MLP of a block both read the stream that enters it (GPT-NeoX)."""
-    return type(model.blocks[0]).__name__ == "ParallelBlockBridge"
-
-
-def kinds(block) -> tuple[str, str, str]:
-    """The classes of a block, its attention and its MLP, as they are in place."""
-    inner = plain(block)
-    mine = getattr(inner, "attn", None) or getattr(inner, "self_attn", None)
-    mine = mine or getattr(inner, "attention", None)
-    if mine is not block.attn or inner.mlp is not block.mlp:
-        return ("replaced",) * 3
-    return tuple(type(plain(part)).__name__ for part in (block, block.attn, block.mlp))
-
-
 def expect_plain_logits(model) -> None:
-    """The logits are the unembedding of the normalised stream and no more, else `Unsupported`."""
+    """The logits are the unembedding of the normed stream and no more; else `Unsupported`."""
     config = getattr(getattr(model, "original_model", None), "config", None)
     after = [
         ("caps", getattr(model.cfg, "output_logits_soft_cap", None), (None, -1, 0)),
@@ -197,9 +161,29 @@ def expect_plain_logits(model) -> None:
             )
 
 
+def sees_all(model, positions: int) -> bool:
+    """Whether attention reaches back over so many positions (a sliding window may be shorter)."""
+    return positions <= (getattr(model.original_model.config, "sliding_window", None) or positions)
+
+
+def parallel(model) -> bool:
+    """Whether attention and MLP of a block both read the stream that enters it (GPT-NeoX)."""
+    return type(model.blocks[0]).__name__ == "ParallelBlockBridge"
+
+
 def plain(module) -> torch.nn.Module:
     """transformers' own layer under transformer_lens' (without its hooks)."""
     return getattr(module, "original_component", None) or module
+
+
+def _kinds(block) -> tuple[str, ...]:
+    """The classes of a block, its attention and its MLP, as they are in place."""
+    inner = plain(block)
+    names = ("attn", "self_attn", "attention")  # GPT-2, Llama, GPT-NeoX
+    attention = next((getattr(inner, name) for name in names if hasattr(inner, name)), None)
+    if attention is not block.attn or inner.mlp is not block.mlp:
+        return ("replaced",)
+    return tuple(type(plain(part)).__name__ for part in (block, block.attn, block.mlp))
 
 
 def _rotated(x: Tensor, cos: Tensor, sin: Tensor) -> Float[Tensor, "batch head pos d_head"]:
@@ -208,12 +192,7 @@ def _rotated(x: Tensor, cos: Tensor, sin: Tensor) -> Float[Tensor, "batch head p
     return torch.cat([turned * cos[:, None] + rotate_half(turned) * sin[:, None], rest], dim=-1)
 
 
-def _rope_type(config) -> str:
-    return (getattr(config, "rope_parameters", None) or {}).get("rope_type", "default")
-
-
-def _biases(model, name: str, width: int) -> Tensor:
-    part, bias = name.split(".")
-    mine = [getattr(getattr(block, part, None), bias, None) for block in model.blocks]
+def _biases(model, part: str, name: str, width: int) -> Tensor:
     zeros = model.W_U.new_zeros(width)
-    return torch.stack([zeros if each is None else each for each in mine])
+    mine = [getattr(getattr(block, part, None), name, None) for block in model.blocks]
+    return torch.stack([zeros if bias is None else bias for bias in mine])

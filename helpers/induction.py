@@ -5,6 +5,9 @@ again at n+1 .. 2n. At query n+j the token is the one of position j, so
 
     key j      the same token, one copy earlier       duplicate-token cell
     key j+1    the token that followed it back then   induction cell
+
+`transformer_lens.head_detector` scores patterns of one text and without a null; for previous-token
+and duplicate-token heads it agrees with these.
 """
 
 import torch
@@ -17,24 +20,18 @@ from helpers.inputs import expect_axes, expect_finite
 def repeated_tokens(model, n: int, batch: int, seed: int) -> Int[Tensor, "{batch} 2*{n}+1"]:
     """BOS, then n random tokens twice: the text on which only looking back can help.
 
-    Args:
-        model: for its tokenizer (every token but the special ones), context length and device.
-        n: length of the block; every block is drawn anew for each row.
-        batch: number of rows.
-        seed: of a generator of its own, so nothing else is disturbed.
+    Every token of the tokenizer but the special ones is equally likely, and every row has a block
+    of its own. `seed` is of a generator of its own, so nothing else is disturbed.
 
     Raises:
-        TypeError: an argument is not an int.
-        ValueError: n < 2, batch < 1, or 2n + 1 tokens do not fit the model's context.
+        TypeError, ValueError: not ints; n < 2, batch < 1; 2n + 1 tokens do not fit the context.
 
     Source: Elhage et al. 2021; Olsson et al. 2022 (arXiv 2209.11895).
     """
     for name, value, least in (("n", n, 2), ("batch", batch, 1), ("seed", seed, 0)):
         _expect_int(name, value)
-        if value < least:
-            raise ValueError(f"{name}: expected at least {least}, got {value}")
-    if seed >= 2**63:  # as much as a generator takes
-        raise ValueError(f"seed: expected less than 2**63, got {seed}")
+        if not least <= value < 2**63:
+            raise ValueError(f"{name}: expected at least {least} and less than 2**63, got {value}")
     if 2 * n + 1 > model.cfg.n_ctx:
         longest = (model.cfg.n_ctx - 1) // 2
         raise ValueError(f"n {n}: 2n + 1 tokens exceed the context; at most {longest} here")
@@ -44,8 +41,7 @@ def repeated_tokens(model, n: int, batch: int, seed: int) -> Int[Tensor, "{batch
     ids = torch.tensor([i for i in range(size) if i not in left_out])
     generator = torch.Generator().manual_seed(seed)
     block = ids[torch.randint(len(ids), (batch, n), generator=generator)]
-    rows = torch.cat([torch.full((batch, 1), bos), block, block], dim=1)
-    return rows.to(model.cfg.device)
+    return torch.cat([torch.full((batch, 1), bos), block, block], dim=1).to(model.cfg.device)
 
 
 def induction_scores(
@@ -61,20 +57,17 @@ def induction_scores(
 
     Source: Olsson et al. 2022 (arXiv 2209.11895), "prefix matching".
     """
-    _expect_int("n", n)
     return _stripe(pattern, n, back=n - 1)
 
 
 def duplicate_token_scores(
     pattern: Float[Tensor, "batch head query key"], n: int
 ) -> Float[Tensor, "head"]:
-    """Mean attention from the second copy to the *same* token in the first copy.
-
-    The mean over queries n+1 .. 2n of the attention to key query - n. Raises as `induction_scores`.
+    """Mean attention from the second copy to the *same* token in the first copy: over queries
+    n+1 .. 2n, to key query - n. Raises as `induction_scores`.
 
     Source: Wang et al. 2022 (arXiv 2211.00593), "duplicate token heads".
     """
-    _expect_int("n", n)
     return _stripe(pattern, n, back=n)
 
 
@@ -82,26 +75,17 @@ def previous_token_scores(pattern: Float[Tensor, "batch head query key"]) -> Flo
     """Mean attention to the position just before, over queries 2 .. and the batch.
 
     Query 0 has no position before it, and query 1 has only BOS, which many heads attend to anyway;
-    both are left out. Works on any text of three tokens or more.
-
-    Raises:
-        TypeError, ValueError: wrong axes, an empty batch, NaN, fewer than three positions.
+    both are left out. Works on any text of three tokens or more; raises as `induction_scores`.
     """
-    _check(pattern)
-    if pattern.shape[-1] < 3:
+    if _checked(pattern).shape[-1] < 3:
         raise ValueError(f"pattern: expected 3 positions or more, got {pattern.shape[-1]}")
     return pattern.diagonal(-1, -2, -1)[..., 1:].mean((0, -1))
 
 
-def _expect_int(name: str, value: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"{name}: expected an int, got {type(value).__name__}")
-
-
 def _stripe(pattern: Tensor, n: int, back: int) -> Float[Tensor, "head"]:
     """Mean attention of the second copy's queries to the key `back` positions earlier."""
-    _check(pattern)
-    if n < 2 or pattern.shape[-1] != 2 * n + 1:
+    _expect_int("n", n)
+    if n < 2 or _checked(pattern).shape[-1] != 2 * n + 1:
         raise ValueError(
             f"pattern has {pattern.shape[-1]} positions, expected 2n + 1 = {2 * n + 1}: BOS, "
             f"then a block of n = {n} tokens (n >= 2) twice"
@@ -110,8 +94,14 @@ def _stripe(pattern: Tensor, n: int, back: int) -> Float[Tensor, "head"]:
     return stripe[..., -n:].mean((0, -1))
 
 
-def _check(pattern: Tensor) -> None:
+def _expect_int(name: str, value: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{name}: expected an int, got {type(value).__name__}")
+
+
+def _checked(pattern: Tensor) -> Tensor:
     expect_axes("pattern", pattern, "batch head query key")
     if pattern.shape[-1] != pattern.shape[-2]:
         raise ValueError(f"pattern: expected as many queries as keys, got {tuple(pattern.shape)}")
     expect_finite("pattern", pattern)
+    return pattern

@@ -1,4 +1,7 @@
-"""Clear errors for bad input: each names the value, what was expected and what to do."""
+"""Clear errors for bad input: each names the value, what was expected and what to do.
+
+TypeError where it is of another kind, ValueError where it is of the right kind and cannot be used.
+"""
 
 import math
 from collections.abc import Sequence
@@ -12,16 +15,10 @@ IDS = (torch.int32, torch.int64)  # what torch takes as indices
 
 
 def expect_axes(name: str, value: Tensor, axes: str, **sizes: int) -> None:
-    """`value` is a non-empty tensor with these axes, of these sizes where one is given.
-
-    Raises:
-        TypeError: not a tensor.
-        ValueError: another number of axes, another size, or an axis of size 0.
-    """
+    """`value` is a non-empty tensor with these axes, of these sizes where one is given."""
     if not isinstance(value, Tensor):
         raise TypeError(f"{name}: expected a tensor [{axes}], got {type(value).__name__}")
-    names = axes.split()
-    shape = tuple(value.shape)
+    names, shape = axes.split(), tuple(value.shape)
     if len(shape) != len(names):
         raise ValueError(
             f"{name}: expected the {len(names)} axes [{axes}], got shape {shape}; "
@@ -38,13 +35,10 @@ def expect_axes(name: str, value: Tensor, axes: str, **sizes: int) -> None:
 
 
 def expect_finite(name: str, value: Tensor, kinds: Sequence[torch.dtype] = FLOATS) -> None:
-    """No NaN and no infinity in `value`, else ValueError; TypeError where it is no tensor of
-    floating-point numbers (of other `kinds` where they are given)."""
-    if not isinstance(value, Tensor):
-        raise TypeError(f"{name}: expected a tensor, got {type(value).__name__}")
+    """No NaN and no infinity in a tensor of floating-point numbers (or of other `kinds`)."""
+    _expect_numbers(name, value)
     if value.dtype not in kinds:
         raise TypeError(f"{name}: expected floating-point numbers, got {value.dtype}; use .float()")
-    _expect_numbers(name, value)
     if math.isfinite(value.sum().item()):  # then so is every entry; this takes a tenth of the time
         return
     if bad := int((~torch.isfinite(value)).sum()):  # none where only the sum is too large
@@ -55,12 +49,7 @@ def expect_finite(name: str, value: Tensor, kinds: Sequence[torch.dtype] = FLOAT
 
 
 def expect_index(name: str, value: int, size: int, what: str) -> None:
-    """`value` is an int in 0 .. size - 1; negative indices are not taken.
-
-    Raises:
-        TypeError: not an int.
-        ValueError: out of range.
-    """
+    """`value` is an int in 0 .. size - 1; negative indices are not taken."""
     if isinstance(value, bool) or not isinstance(value, int):
         raise TypeError(f"{name}: expected an int, got {type(value).__name__} {value!r}")
     if not 0 <= value < size:
@@ -68,21 +57,12 @@ def expect_index(name: str, value: int, size: int, what: str) -> None:
 
 
 def expect_tokens(name: str, value: Tensor, d_vocab: int) -> None:
-    """`value` holds integer token ids of a vocabulary of `d_vocab`.
-
-    Raises:
-        TypeError: not a tensor of integers that can be indices (32 or 64 bits).
-        ValueError: an id out of range.
-    """
-    if not isinstance(value, Tensor) or value.dtype not in IDS:
-        kind = getattr(value, "dtype", type(value).__name__)
-        raise TypeError(f"{name}: expected a tensor of integer token ids, got {kind}")
+    """`value` holds integer token ids (32 or 64 bits) of a vocabulary of `d_vocab`."""
     _expect_numbers(name, value)
-    if not value.numel():
-        return
-    low, high = (end.item() for end in value.aminmax())
-    if low < 0 or high >= d_vocab:
-        bad = value[(value < 0) | (value >= d_vocab)]
+    if value.dtype not in IDS:
+        raise TypeError(f"{name}: expected a tensor of integer token ids, got {value.dtype}")
+    bad = value[(value < 0) | (value >= d_vocab)]
+    if len(bad):
         raise ValueError(
             f"{name}: token id {bad[0].item()} is out of range 0 to {d_vocab - 1}; was it made "
             "with another model's tokenizer?"
@@ -90,50 +70,33 @@ def expect_tokens(name: str, value: Tensor, d_vocab: int) -> None:
 
 
 def expect_number(name: str, value: float) -> float:
-    """`value` as a float; TypeError where it is not one number."""
+    """`value` as a float, where it is one finite number."""
     try:
         if isinstance(value, str | bytes):
             raise TypeError
-        return float(value)
+        number = float(value)
     except (TypeError, ValueError, OverflowError, RuntimeError):  # RuntimeError: a tensor of many
         raise TypeError(f"{name}: expected one number, got {type(value).__name__}") from None
+    if not math.isfinite(number):
+        raise ValueError(f"{name}: expected a finite number, got {number}")
+    return number
 
 
 def expect_text(name: str, text: str) -> None:
-    """`text` is a string that can be tokenized, with more in it than white space.
-
-    Raises:
-        TypeError: not a string.
-        ValueError: nothing but white space, or half of a surrogate pair in it.
-    """
+    """`text` is a string that can be tokenized, with more in it than white space."""
     if not isinstance(text, str):
         raise TypeError(f"{name}: expected a string, got {type(text).__name__}")
     if not text.strip():
         raise ValueError(f"{name}: expected some text, got {text!r}")
     try:
         text.encode()
-    except UnicodeEncodeError as error:
+    except UnicodeEncodeError as error:  # half of a surrogate pair
         raise ValueError(f"{name}: {text!r} is no valid Unicode ({error.reason})") from None
 
 
-def expect_fits(name: str, tokens: Tensor, n_ctx: int) -> None:
-    """`tokens [batch, pos]` fit the context, else ValueError: transformer_lens cuts them off
-    without a word, and a model fails on them deep inside."""
-    if tokens.shape[1] > n_ctx:
-        raise ValueError(
-            f"{name}: {tokens.shape[1]} tokens, BOS included, do not fit this model's context of "
-            f"{n_ctx}; shorten the text"
-        )
-
-
-def _expect_numbers(name: str, value: Tensor) -> None:
-    if value.is_meta:
-        raise ValueError(f"{name}: it is on the device 'meta', where tensors hold no numbers")
-
-
 def expect_local(model) -> None:
-    """The model runs in this process, else TypeError: what a hook returns to a remote one is thrown
-    away, so that every change would be none, and its weights are not here."""
+    """The model runs in this process: what a hook returns to a remote one is thrown away, so that
+    every change would be none, and its weights are not here."""
     if isinstance(model, RemoteBridge):
         raise TypeError(
             "this model runs in another process (RemoteBridge), where hooks only look: load it "
@@ -143,33 +106,27 @@ def expect_local(model) -> None:
 
 
 def expect_activation(cache, name: str, model, **sizes: int) -> Tensor:
-    """`cache[name]`, with finite entries and of the shape that this model gives it.
+    """`cache[name]`, finite and of the shape that this model gives it, batch axis included.
 
-    Args:
-        sizes: of the axes "batch" and "pos", where they are known.
-
-    Raises:
-        ValueError: not in the cache, made with `remove_batch_dim=True`, of another model, length or
-            batch, NaN or infinite.
+    `sizes` are those of the axes "batch" and "pos", where they are known.
     """
     if name not in cache:
-        there = "" if name in model.hook_dict else f"; {model.cfg.architecture} has none such"
+        there = "" if name in model.hook_dict else f" ({model.cfg.architecture} has no such hook)"
         raise ValueError(
             f"cache: {name!r} is not in it{there}; run run_with_cache again without names_filter, "
             "on the same model"
         )
-    value, c, site = cache[name], model.cfg, name.rsplit(".", 1)[-1]
     if getattr(cache, "has_batch_dim", True) is False:
         raise ValueError(
-            "cache: it was made with remove_batch_dim=True; run run_with_cache without that, since "
-            "the first axis is taken for the batch"
+            "cache: it was made with remove_batch_dim=True, so that its first axis would be taken "
+            "for the batch; run run_with_cache without that"
         )
-    width = {"hook_z": (c.n_heads, c.d_head), "hook_post": (c.d_mlp,), "hook_scale": (1,)}
-    expected = (sizes.get("batch"), sizes.get("pos"), *width.get(site, (c.d_model,)))
-    fits = value.ndim == len(expected) and all(
-        size in (None, got) for size, got in zip(expected, value.shape, strict=True)
-    )
-    if not fits:
+    value, c = cache[name], model.cfg
+    width = {"hook_z": (c.n_heads, c.d_head), "hook_post": (c.d_mlp,)}
+    expected = sizes.get("batch"), sizes.get("pos"), *width.get(name.split(".")[-1], (c.d_model,))
+    if value.ndim != len(expected) or any(
+        size not in (None, got) for size, got in zip(expected, value.shape, strict=True)
+    ):
         shown = ", ".join("any" if size is None else str(size) for size in expected)
         raise ValueError(
             f"cache: {name} has shape {tuple(value.shape)}, expected ({shown}); it must come from "
@@ -177,3 +134,10 @@ def expect_activation(cache, name: str, model, **sizes: int) -> Tensor:
         )
     expect_finite(f"cache[{name!r}]", value)
     return value
+
+
+def _expect_numbers(name: str, value: Tensor) -> None:
+    if not isinstance(value, Tensor):
+        raise TypeError(f"{name}: expected a tensor, got {type(value).__name__}")
+    if value.is_meta:
+        raise ValueError(f"{name}: it is on the device 'meta', where tensors hold no numbers")

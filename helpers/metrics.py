@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
@@ -10,47 +11,16 @@ from helpers.inputs import expect_axes, expect_finite, expect_number, expect_tok
 Metric = Callable[[Float[Tensor, "rows pos d_vocab"]], Float[Tensor, "rows"]]
 
 
-def logit_diff(
-    logits: Float[Tensor, "batch pos d_vocab"],
-    answer: Int[Tensor, "batch"],
-    distractor: Int[Tensor, "batch"],
-) -> Float[Tensor, "batch"]:
-    """How much the answer is preferred to the distractor at the last position.
-
-    Args:
-        logits: next-token logits, one row a prompt; the last position is read.
-        answer, distractor: token ids, one each a row.
-
-    Returns:
-        logit(answer) - logit(distractor), in nats: the log of the odds between the two. Positive
-        means that the answer is preferred. What all logits share (their level, the softmax'
-        normaliser) cancels.
-
-    Raises:
-        TypeError, ValueError: wrong axes, an empty batch, ids out of range, NaN or infinite logits.
-
-    Source: Wang et al. 2022 (arXiv 2211.00593); preferred to probability by Zhang & Nanda 2023
-    (arXiv 2309.16042).
-    """
-    last = _last(logits)
-    _expect_ids("answer", answer, last)
-    _expect_ids("distractor", distractor, last)
-    return (last.gather(1, answer[:, None]) - last.gather(1, distractor[:, None]))[:, 0]
-
-
 class LastToken:
     """A metric that is handed the logits of the last position only, and of some tokens only.
 
     Called with logits `[rows, pos, d_vocab]` it takes these out itself; a sweep of
-    `helpers.patching` computes no others.
+    `helpers.patching` computes no others. Raises TypeError or ValueError where `tokens` are not ids
+    of the vocabulary, or the logits have other axes.
 
     Args:
         function: from `[rows, tokens]`, in the order of `tokens`, to one number a row.
         tokens: ids; None for the whole vocabulary.
-
-    Raises:
-        TypeError, ValueError: `tokens` are not ids on one axis; when called, wrong axes or an id
-            out of range.
     """
 
     def __init__(
@@ -64,23 +34,41 @@ class LastToken:
 
     def __call__(self, logits: Float[Tensor, "rows pos d_vocab"]) -> Float[Tensor, "rows"]:
         expect_axes("logits", logits, "rows pos d_vocab")
-        last = logits[:, -1]
-        if self.tokens is not None:
-            expect_tokens("tokens", self.tokens, logits.shape[-1])
-            last = last[:, self.tokens]
-        return self.function(last)
+        if self.tokens is None:
+            return self.function(logits[:, -1])
+        expect_tokens("tokens", self.tokens, logits.shape[-1])
+        return self.function(logits[:, -1, self.tokens])
+
+
+def logit_diff(
+    logits: Float[Tensor, "batch pos d_vocab"],
+    answer: Int[Tensor, "batch"],
+    distractor: Int[Tensor, "batch"],
+) -> Float[Tensor, "batch"]:
+    """logit(answer) - logit(distractor) at the last position, in nats: the log of their odds.
+
+    Positive means that the answer is preferred. What all logits share (their level, the softmax'
+    normaliser) cancels. `answer` and `distractor` are token ids, one each a row; rows of one
+    length, since padding at the end would be read as the last token.
+
+    Raises:
+        TypeError, ValueError: wrong axes, an empty batch, ids out of range, NaN or infinite logits.
+
+    Source: Wang et al. 2022 (arXiv 2211.00593); preferred to probability by Zhang & Nanda 2023
+    (arXiv 2309.16042).
+    """
+    last = _last(logits, answer=answer, distractor=distractor)
+    return (last.gather(1, answer[:, None]) - last.gather(1, distractor[:, None]))[:, 0]
 
 
 def normalise(value: Tensor, clean: Tensor | float, corrupted: Tensor | float) -> Tensor:
-    """Put a metric on the scale where 0 is the corrupted run and 1 is the clean run.
+    """(value - corrupted) / (clean - corrupted): 0 is the corrupted run, 1 the clean run.
+
+    Unitless; below 0 or above 1 is possible, since a patch can overshoot.
 
     Args:
         value: a metric in any unit and of any shape, after patching.
-        clean, corrupted: the same metric on the two runs, one number each.
-
-    Returns:
-        (value - corrupted) / (clean - corrupted), unitless. Below 0 or above 1 is possible: a patch
-        can overshoot.
+        clean, corrupted: the same metric on the two runs, one finite number each.
 
     Raises:
         TypeError: a value that is no number.
@@ -89,25 +77,15 @@ def normalise(value: Tensor, clean: Tensor | float, corrupted: Tensor | float) -
 
     Source: Wang et al. 2022 (arXiv 2211.00593), section 3.
     """
-    ends = []
-    for name, end in (("clean", clean), ("corrupted", corrupted)):
-        if isinstance(end, Tensor) and end.numel() != 1:
-            raise ValueError(f"{name}: expected one number, got shape {tuple(end.shape)}")
-        number = expect_number(name, end)
-        if number - number != 0:  # NaN or infinite
-            raise ValueError(f"{name}: expected a finite number, got {number}")
-        ends.append(number)
-    high, low = ends
+    high, low = expect_number("clean", clean), expect_number("corrupted", corrupted)
     if abs(high - low) < 1e-6:
         raise ValueError(
             f"clean ({high:g}) and corrupted ({low:g}) give the same metric, so there is nothing "
             "to recover; choose a corruption that changes the answer"
         )
-    try:
-        return (value - low) / (high - low)
-    except (TypeError, RuntimeError):  # RuntimeError: truth values have no difference
-        kind = getattr(value, "dtype", type(value).__name__)
-        raise TypeError(f"value: expected a tensor of numbers, got {kind}") from None
+    if isinstance(value, Tensor) and value.dtype == torch.bool:
+        raise TypeError("value: expected a tensor of numbers, got torch.bool")
+    return (value - low) / (high - low)
 
 
 def answer_rank(
@@ -117,8 +95,7 @@ def answer_rank(
 
     Tokens that tie with the answer are not counted before it. Raises as `logit_diff`.
     """
-    last = _last(logits)
-    _expect_ids("answer", answer, last)
+    last = _last(logits, answer=answer)
     return (last > last.gather(1, answer[:, None])).sum(1) + 1
 
 
@@ -139,8 +116,7 @@ def next_token_log_probs(
     expect_tokens("tokens", tokens, d_vocab)
     if pos < 2:
         raise ValueError("tokens: one position has no next token; give at least two")
-    log_probs = logits[:, :-1].log_softmax(-1)
-    return log_probs.gather(-1, tokens[:, 1:, None])[..., 0]
+    return _log_softmax(logits[:, :-1]).gather(-1, tokens[:, 1:, None])[..., 0]
 
 
 def kl_divergence(
@@ -148,7 +124,8 @@ def kl_divergence(
 ) -> Float[Tensor, "*axes"]:
     """KL(P || Q) in nats, where P has these `logits` and Q has `other`'s; 0 where they agree.
 
-    How surprised one is, on average over P, to be told Q: sum of P (log P - log Q).
+    How surprised one is, on average over P, to be told Q: sum of P (log P - log Q). In float32 at
+    least, whatever the logits' precision.
 
     Raises:
         TypeError: one of them is not a tensor of floating-point numbers.
@@ -156,46 +133,41 @@ def kl_divergence(
 
     Source: Kullback & Leibler 1951.
     """
-    _expect_logits("logits", logits)
-    _expect_logits("other", other)
-    if logits.shape != other.shape:
+    if _logits("logits", logits).shape != _logits("other", other).shape:
         raise ValueError(
             f"logits {tuple(logits.shape)} and other {tuple(other.shape)} differ in shape; "
             "nothing is broadcast here"
         )
-    log_p, log_q = logits.log_softmax(-1), other.log_softmax(-1)
-    return (log_p.exp() * (log_p - log_q)).sum(-1)
+    log_p, log_q = _log_softmax(logits), _log_softmax(other)
+    return (log_p.exp() * (log_p - log_q)).sum(-1).clamp(min=0)  # rounding may dip below
 
 
 def entropy(logits: Float[Tensor, "*axes d_vocab"]) -> Float[Tensor, "*axes"]:
     """Entropy of the next-token distribution in nats: 0 is certain, log(d_vocab) knows nothing.
 
-    Raises:
-        TypeError: not a tensor of floating-point numbers.
-        ValueError: no tokens, NaN or infinite logits.
-
-    Source: Shannon 1948.
+    Raises as `kl_divergence`. Source: Shannon 1948.
     """
-    _expect_logits("logits", logits)
-    log_p = logits.log_softmax(-1)
+    log_p = _log_softmax(_logits("logits", logits))
     return -(log_p.exp() * log_p).sum(-1)
 
 
-def _expect_logits(name: str, logits: Tensor) -> None:
-    """Finite logits `[..., d_vocab]` of at least one token."""
+def _log_softmax(logits: Tensor) -> Tensor:
+    return logits.to(torch.promote_types(logits.dtype, torch.float32)).log_softmax(-1)
+
+
+def _logits(name: str, logits: Tensor) -> Tensor:
     expect_finite(name, logits)
     if not logits.ndim or not logits.shape[-1]:
         raise ValueError(f"{name}: expected [..., d_vocab], got shape {tuple(logits.shape)}")
+    return logits
 
 
-def _last(logits: Tensor) -> Tensor:
-    """The checked logits at the last position, `[batch, d_vocab]`."""
+def _last(logits: Tensor, **ids: Tensor) -> Float[Tensor, "batch d_vocab"]:
+    """The logits at the last position, checked together with token ids, one a row."""
     expect_axes("logits", logits, "batch pos d_vocab")
     last = logits[:, -1]
     expect_finite("logits", last)
+    for name, each in ids.items():
+        expect_axes(name, each, "batch", batch=len(last))
+        expect_tokens(name, each, last.shape[-1])
     return last
-
-
-def _expect_ids(name: str, ids: Tensor, last: Tensor) -> None:
-    expect_axes(name, ids, "batch", batch=len(last))
-    expect_tokens(name, ids, last.shape[-1])

@@ -40,7 +40,7 @@ def patch_residual(
         corrupted_tokens: the run that is patched; one prompt (average over prompts in a loop).
         clean_cache: every activation of the clean run, of the same length.
         metric: from logits `[rows, pos, d_vocab]` to one number a row, in any unit.
-        options: as `sweep`.
+        options: `max_bytes`, as `sweep`.
 
     Returns:
         The metric after patching layer l, position p, in the metric's unit. Denoising: what
@@ -54,42 +54,30 @@ def patch_residual(
     Source: causal tracing of Meng et al. 2022 (arXiv 2202.05262); Wang et al. 2022
     (arXiv 2211.00593).
     """
-    cells, shape = grid(model, corrupted_tokens, "residual")
-    return sweep(model, corrupted_tokens, clean_cache, metric, cells, **options).view(shape)
+    return _swept("residual", model, corrupted_tokens, clean_cache, metric, **options)
 
 
 def patch_blocks(
     model, corrupted_tokens: Int[Tensor, "1 pos"], clean_cache, metric: Metric, **options
 ) -> Float[Tensor, "3 n_layers pos"]:
-    """Patch `resid_pre`, the attention's output and the MLP's output, in that order.
-
-    The first grid is `patch_residual`; the other two say which component of the block wrote what
-    the residual stream then carries. Arguments, unit, errors and source as there.
-    """
-    cells, shape = grid(model, corrupted_tokens, "blocks")
-    return sweep(model, corrupted_tokens, clean_cache, metric, cells, **options).view(shape)
+    """Patch `resid_pre` (as `patch_residual`), the attention's output and the MLP's output: which
+    component of a block wrote what the stream then carries. The rest as `patch_residual`."""
+    return _swept("blocks", model, corrupted_tokens, clean_cache, metric, **options)
 
 
 def patch_heads(
     model, corrupted_tokens: Int[Tensor, "1 pos"], clean_cache, metric: Metric, **options
 ) -> Float[Tensor, "n_layers n_heads"]:
-    """Patch the output of each head (`z`) at all positions together.
-
-    Arguments, unit, errors and source as `patch_residual`.
-    """
-    cells, shape = grid(model, corrupted_tokens, "heads")
-    return sweep(model, corrupted_tokens, clean_cache, metric, cells, **options).view(shape)
+    """Patch the output of each head (`z`) at all positions together. The rest as
+    `patch_residual`."""
+    return _swept("heads", model, corrupted_tokens, clean_cache, metric, **options)
 
 
 def patch_head_positions(
     model, corrupted_tokens: Int[Tensor, "1 pos"], clean_cache, metric: Metric, **options
 ) -> Float[Tensor, "n_layers n_heads pos"]:
-    """Patch the output of each head (`z`), one position at a time.
-
-    Arguments, unit, errors and source as `patch_residual`.
-    """
-    cells, shape = grid(model, corrupted_tokens, "head_positions")
-    return sweep(model, corrupted_tokens, clean_cache, metric, cells, **options).view(shape)
+    """Patch the output of each head (`z`), one position at a time. The rest as `patch_residual`."""
+    return _swept("head_positions", model, corrupted_tokens, clean_cache, metric, **options)
 
 
 def attribution_patch(
@@ -102,17 +90,17 @@ def attribution_patch(
     """The linear estimate of a sweep minus the corrupted metric, from one backward pass.
 
     (clean - corrupted) . d metric / d activation, with the gradient taken in the corrupted run: the
-    first term of a Taylor series. One forward and one backward pass instead of one forward pass a
-    cell (and one more forward for the clean cache). A screen, to be verified: it fails where the
-    model between here and the metric is far from linear, above all in the first layers.
+    first term of a Taylor series. A screen, to be verified: it fails where the model between here
+    and the metric is far from linear, above all in the first layers.
     `transformer_lens.tools.analysis.attribution_patch` estimates nodes and edges; this one gives
     the grid of the exact sweep, so that the two can be compared cell by cell.
 
     Args:
-        what: "residual", "blocks", "heads" or "head_positions", for the sweep of that name.
+        what: "residual", "blocks", "heads" or "head_positions", for `patch_residual` etc.; the rest
+            as there.
 
     Returns:
-        The estimated change of the metric, in its unit, on the grid of `patch_residual` etc.
+        The estimated change of the metric, in its unit, on the sweep's grid.
 
     Raises:
         TypeError, ValueError: as `patch_residual`; another `what`.
@@ -121,29 +109,27 @@ def attribution_patch(
     Kramar et al. 2024 (arXiv 2403.00745).
     """
     cells, shape = grid(model, corrupted_tokens, what)
-    _check(model, corrupted_tokens, clean_cache, cells)
-    names = dict.fromkeys(f"blocks.{cell.layer}.{cell.site}" for cell in cells)
+    names = _check(model, corrupted_tokens, clean_cache, cells)
     kept: dict[str, Tensor] = {}
 
-    def keep(name: str):
-        def hook_function(activation, hook):
+    def keeping(name: str):
+        def keep(activation, hook):
             if not activation.requires_grad:  # parameters may be frozen: the graph starts here
                 activation = activation.detach().requires_grad_()
             kept[name] = activation
             return activation
 
-        return name, hook_function
+        return name, keep
 
     with torch.enable_grad():
-        logits = model.run_with_hooks(corrupted_tokens, fwd_hooks=[keep(name) for name in names])
-        metric_sum = _measured(metric(logits), len(logits)).sum()
-        gradients = torch.autograd.grad(metric_sum, list(kept.values()))
-    parts = {
+        logits = model.run_with_hooks(corrupted_tokens, fwd_hooks=[keeping(name) for name in names])
+        total = _measured(metric(logits), len(logits)).sum()
+        gradients = torch.autograd.grad(total, list(kept.values()))
+    estimates = {
         name: ((clean_cache[name] - at.detach()) * gradient)[0]
         for (name, at), gradient in zip(kept.items(), gradients, strict=True)
     }
-    estimates = [parts[f"blocks.{cell.layer}.{cell.site}"][cell.index].sum() for cell in cells]
-    return torch.stack(estimates).view(shape)
+    return torch.stack([estimates[_name(c)][c.index].sum() for c in cells]).view(shape)
 
 
 @torch.no_grad()
@@ -186,9 +172,15 @@ def sweep(
     return torch.empty_like(rows).index_copy(0, torch.tensor(order, device=rows.device), rows)
 
 
+def _swept(what: str, model, tokens: Tensor, cache, metric: Metric, **options) -> Tensor:
+    cells, shape = grid(model, tokens, what)
+    return sweep(model, tokens, cache, metric, cells, **options).view(shape)
+
+
 def grid(model, tokens: Int[Tensor, "1 pos"], what: str) -> tuple[list[Cell], tuple[int, ...]]:
     """The cells of a sweep, in the order of its grid, and the grid's shape."""
-    layers, heads, positions = model.cfg.n_layers, model.cfg.n_heads, _length(tokens)
+    expect_axes("corrupted_tokens", tokens, "batch pos")
+    layers, heads, positions = model.cfg.n_layers, model.cfg.n_heads, tokens.shape[1]
     everywhere = slice(None)
     sites = (RESIDUAL, ATTENTION, MLP) if what == "blocks" else (RESIDUAL,)
     if what in ("residual", "blocks"):
@@ -206,24 +198,24 @@ def grid(model, tokens: Int[Tensor, "1 pos"], what: str) -> tuple[list[Cell], tu
     return cells, shape if len(sites) == 1 else (len(sites), *shape)
 
 
-def _length(tokens: Tensor) -> int:
-    """The number of positions of one prompt, `[1, pos]`."""
+def _check(model, tokens: Tensor, cache, cells: list[Cell]) -> list[str]:
+    """One prompt of this model's tokens, and a cache of its shape; the activations' names."""
+    expect_local(model)
     expect_axes("corrupted_tokens", tokens, "batch pos")
     if len(tokens) != 1:
         raise ValueError(
             f"corrupted_tokens: expected one prompt, got {len(tokens)}; sweep each prompt in a "
             "loop and average the grids"
         )
-    return tokens.shape[1]
-
-
-def _check(model, tokens: Tensor, cache, cells: list[Cell]) -> None:
-    """The prompt is of this model's tokens, and the cache is of its shape."""
-    expect_local(model)
-    positions = _length(tokens)
     expect_tokens("corrupted_tokens", tokens, model.cfg.d_vocab)
-    for name in dict.fromkeys(f"blocks.{cell.layer}.{cell.site}" for cell in cells):
-        expect_activation(cache, name, model, batch=1, pos=positions)
+    names = list(dict.fromkeys(_name(cell) for cell in cells))
+    for name in names:
+        expect_activation(cache, name, model, batch=1, pos=tokens.shape[1])
+    return names
+
+
+def _name(cell: Cell) -> str:
+    return f"blocks.{cell.layer}.{cell.site}"
 
 
 def _measured(values: Tensor, rows: int) -> Float[Tensor, "rows"]:

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from helpers.inputs import expect_fits, expect_text
+from helpers.inputs import expect_text
 from helpers.metrics import LastToken
 
 
@@ -115,7 +115,11 @@ def tokenize(model, text: str, name: str = "text") -> Int[Tensor, "1 pos"]:
         raise ValueError(
             f"{name}: {text!r} starts with BOS, which is put in front anyway; leave it out"
         )
-    expect_fits(name, tokens, model.cfg.n_ctx)
+    if tokens.shape[1] > model.cfg.n_ctx:  # transformer_lens would fail deep inside
+        raise ValueError(
+            f"{name}: {tokens.shape[1]} tokens, BOS included, do not fit this model's context of "
+            f"{model.cfg.n_ctx}; shorten the text"
+        )
     return tokens
 
 

@@ -19,10 +19,7 @@ from helpers.prompts import tokenize
 
 @torch.no_grad()
 def steering_vector(
-    model,
-    positive: str | Sequence[str],
-    negative: str | Sequence[str],
-    layer: int,
+    model, positive: str | Sequence[str], negative: str | Sequence[str], layer: int
 ) -> Float[Tensor, "d_model"]:
     """Mean `resid_post` of the positive prompts minus that of the negative ones.
 
@@ -37,12 +34,11 @@ def steering_vector(
         A vector in the units of the residual stream; compare its norm with the stream's.
 
     Raises:
-        TypeError: a prompt is not a string.
-        ValueError: no prompt, an empty one or one longer than the context, a layer out of range, a
-            vector of zero (the two sides are the same).
+        TypeError, ValueError: no prompt, one that `helpers.prompts.tokenize` refuses, a layer out
+            of range, a vector of zero (the two sides are the same).
 
-    Source: Turner et al. 2023 (arXiv 2308.10248); averaged over pairs, Rimsky et al. 2023
-    (arXiv 2312.06681).
+    Source: Turner et al. 2023 (arXiv 2308.10248), who keep a difference for each position; averaged
+    over pairs, Rimsky et al. 2023 (arXiv 2312.06681).
     """
     expect_index("layer", layer, model.cfg.n_layers, "layers")
     name = f"blocks.{layer}.hook_resid_post"
@@ -50,14 +46,13 @@ def steering_vector(
     def mean(side: str, prompts: str | Sequence[str]) -> Tensor:
         if not isinstance(prompts, Sequence):  # a string is one, too
             raise TypeError(f"{side}: expected a prompt or a list, got {type(prompts).__name__}")
-        prompts = [prompts] if isinstance(prompts, str) else list(prompts)
-        if not prompts:
-            raise ValueError(f"{side}: expected at least one prompt, got none")
         means = []
-        for prompt in prompts:
+        for prompt in [prompts] if isinstance(prompts, str) else prompts:
             tokens = tokenize(model, prompt, side)
             _, cache = model.run_with_cache(tokens, names_filter=name)
             means.append(cache[name][0, 1:].mean(0))  # (d_model): without BOS
+        if not means:
+            raise ValueError(f"{side}: expected at least one prompt, got none")
         return torch.stack(means).mean(0)
 
     vector = mean("positive", positive) - mean("negative", negative)
@@ -90,14 +85,12 @@ def steer(
     expect_local(model)
     expect_index("layer", layer, model.cfg.n_layers, "layers")
     expect_axes("vector", vector, "d_model", d_model=model.cfg.d_model)
-    expect_finite("vector", vector)
     addition = expect_number("coefficient", coefficient) * vector
     expect_finite(f"coefficient {coefficient!r} * vector", addition)
-    calls = 0
+    calls = []
 
     def add(stream: Float[Tensor, "batch pos d_model"], hook) -> Tensor:
-        nonlocal calls
-        calls += 1
+        calls.append(hook.layer())
         return stream + addition.to(stream)
 
     with model.hooks(fwd_hooks=[(f"blocks.{layer}.hook_resid_post", add)]):

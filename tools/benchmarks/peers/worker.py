@@ -4,14 +4,13 @@ Runs in the peer's own environment, which has torch, transformers and the peer, 
 """
 
 import json
-import statistics
 import sys
 import time
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from transformers import GPT2LMHeadModel
+from transformers import AutoModelForCausalLM
 
 torch.set_grad_enabled(False)
 
@@ -29,13 +28,13 @@ class Pair(NamedTuple):
     streams: tuple[Tensor, ...]  # entering each block of the clean run, [1, pos, d_model] each
 
 
-def serve(prepare, sweeps) -> None:
+def serve(prepare, sweep) -> None:
     """Answer the requests on standard input, one JSON object a line, until it is closed.
 
-    `prepare(model)` gives what the sweeps take as their model. A sweep is called with it, with
-    transformers' own model, a `Pair` and the metric, and gives one number a cell.
+    `prepare(network)` gives what `sweep` takes as its model; it is called with that, with
+    transformers' own network, a `Pair` and the metric, and gives one number a cell.
     """
-    network = GPT2LMHeadModel.from_pretrained(sys.argv[1]).eval().requires_grad_(False)
+    network = AutoModelForCausalLM.from_pretrained(sys.argv[1]).eval().requires_grad_(False)
     model = prepare(network)
     for line in sys.stdin:
         request = json.loads(line)
@@ -46,12 +45,8 @@ def serve(prepare, sweeps) -> None:
             return logit_diff(logits, *ids)
 
         streams = network(clean, output_hidden_states=True).hidden_states[:-1]
-        pair = Pair(clean, corrupted, streams)
-        seconds = []
-        while sum(seconds) < request["turn"]:  # as `timed` in tools/benchmarks/sweeps.py
-            start = time.perf_counter()
-            values = sweeps[request["way"]](model, network, pair, metric)
-            seconds.append(time.perf_counter() - start)
-        answer = {"seconds": statistics.median(seconds), "values": values.tolist()}
+        start = time.perf_counter()
+        values = sweep(model, network, Pair(clean, corrupted, streams), metric)
+        answer = {"seconds": time.perf_counter() - start, "values": values.tolist()}
         # The mark tells an answer from whatever a library may print.
         print("@" + json.dumps(answer), flush=True)
