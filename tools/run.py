@@ -1,12 +1,13 @@
 """Execute the notebooks and count what they say: `python -m tools.run`, what `make run` calls.
 
-Run from the root of the project. Executed copies go to `build/notebooks/`. Exit status 1 where a
-cell fails, an identity is false, or a finding differs from the model's record in
+Run from the root of the project. Executed copies go to `build/notebooks/<model>/`. Exit status 1
+where a cell fails, an identity is false, or a finding differs from the model's record in
 `helpers/findings/`; a model without a record is reported.
 """
 
 import argparse
 import os
+import re
 import sys
 import time
 from collections import Counter
@@ -161,10 +162,16 @@ def kernel_environment(jobs: int) -> dict[str, str]:
     return environment
 
 
+def folder(model: str) -> Path:
+    """Where the executed copies of a model go."""
+    name = re.sub(r"[^\w.-]+", "--", model or RESERVED[1]).strip("-.")
+    return Path("build") / "notebooks" / name
+
+
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("notebooks", nargs="*", type=Path, help="default: all of notebooks/")
-    parser.add_argument("--out", type=Path, default=Path("build/notebooks"))
+    parser.add_argument("--out", type=Path, default=folder(os.environ.get("TUTORIAL_MODEL", "")))
     parser.add_argument("--cell-seconds", type=float, default=CELL_SECONDS)
     parser.add_argument("--jobs", type=int, default=2, help="notebooks at a time (default 2)")
     parser.add_argument("--record", action="store_true", help="write what is found on record")

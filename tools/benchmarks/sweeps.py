@@ -191,7 +191,9 @@ def main() -> None:
     cases = [
         (f"gpt2-small shape, {n}", small, random_pair(small, n), gpt2_small()) for n in (11, 20)
     ]
-    cases.append((f"smollm2-135m, {lesson.clean.shape[1]}", real, lesson, smollm2.files(load_model)))
+    cases.append(
+        (f"smollm2-135m, {lesson.clean.shape[1]}", real, lesson, smollm2.files(load_model))
+    )
     for case, model, tokens, path in cases:
         peers = started(path)
         for what in ["residual"] if quick else SWEEPS:
