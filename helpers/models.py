@@ -1,8 +1,7 @@
 """Load the model a notebook works on: the embedded one, a real one, a hub model, a local one.
 
-All end in files on this machine and go one way from there; what is on this machine already needs no
-network. Importing this module changes no library's settings. `python -m helpers.models NAME`
-fetches a model ahead of time.
+All go one way from their files on. What is on this machine already needs no network.
+`python -m helpers.models NAME` fetches a model ahead of time.
 """
 
 import os
@@ -78,20 +77,17 @@ def load_model(
     Loading the embedded model sets torch to one thread in the whole process: on a busy machine a
     run of so small a model took 170 ms with two threads, 1.6 ms with one.
     """
-    placement, spread = {}, device_map is not None
-    if spread and device is not None:
+    placement = {"device_map": device_map, "offload_folder": offload_folder}
+    placement = {key: value for key, value in placement.items() if value is not None}
+    if device_map is not None and device is not None:
         raise ValueError(f"device {device!r} and a device_map: give one of them")
-    device = _checked("cpu" if spread else device, dtype)
-    if spread:
-        device, placement["device_map"] = None, device_map
-    if offload_folder is not None:
-        placement["offload_folder"] = os.fspath(offload_folder)
+    device = _checked("cpu" if device_map is not None else device, dtype)
     name = name if name is not None else os.environ.get("TUTORIAL_MODEL") or EMBEDDED
     identity, path = _locate(name)
     _expect_complete(name, path)
     if identity == EMBEDDED:
         torch.set_num_threads(1)
-    model = _boot(path, dtype, device, placement)
+    model = _boot(path, dtype, device if device_map is None else None, placement)
     model.cfg.model_name = identity
     return model
 
@@ -100,12 +96,14 @@ def describe(model: TransformerBridge) -> str:
     """Three lines on the model at hand: name, shape and device; what stands in front of every
     text; the libraries' versions."""
     c, tokenizer = model.cfg, model.tokenizer
-    borrowed = ", borrowed: this tokenizer has no BOS, and the model was not trained with one"
+    own = tokenizer.init_kwargs.get("bos_token")
+    note = (
+        "" if own else ", borrowed: this tokenizer has no BOS, the model was not trained with one"
+    )
     return (
         f"{c.model_name} on {c.device}: {c.n_layers} layers of {c.n_heads} heads, "
         f"d_model {c.d_model}, {c.d_vocab} tokens, context {c.n_ctx}\n"
-        f"position 0: {tokenizer.bos_token!r}"
-        f"{'' if tokenizer.init_kwargs.get('bos_token') else borrowed}\n"
+        f"position 0: {tokenizer.bos_token!r}{note}\n"
         f"transformer_lens {version('transformer_lens')}, torch {version('torch')}"
     )
 
@@ -137,9 +135,8 @@ def _boot(path: Path, dtype: torch.dtype, device: str | None, placement: dict) -
             if device is not None:
                 network.to(device)
             parts = set(map(str, (getattr(network, "hf_device_map", None) or {}).values()))
-            # Six tokens from all over the vocabulary, whatever tokens those are.
-            ids = torch.arange(1, 7) * (network.config.get_text_config().vocab_size // 8)
-            ids = ids[None].to(network.device)
+            eighth = network.config.get_text_config().vocab_size // 8  # any six tokens will do
+            ids = torch.arange(1, 7, device=network.device)[None] * eighth
             right = network(ids).logits if len(parts) < 2 else None
             model = TransformerBridge.boot_transformers(
                 str(directory), hf_model=network, tokenizer=tokenizer, dtype=dtype, device=device
@@ -175,9 +172,9 @@ def _compare(
         off = (found - expected).abs().max().item()
         if not off <= limit:  # not a number is wrong too
             raise RuntimeError(
-                f"{what} differs from plain transformers' by {off:.3g} nats (log-probabilities of "
-                f"six tokens; {limit} is allowed) with transformer_lens "
-                f"{version('transformer_lens')} and transformers {version('transformers')}. "
+                f"{what} differs from plain transformers' by {off:.3g} nats (log-probabilities; "
+                f"{limit} is allowed) with transformer_lens {version('transformer_lens')} and "
+                f"transformers {version('transformers')}. "
                 f"{GO_TOGETHER}; where you have those, config.json asks for something that "
                 "transformer_lens leaves out, such as GPT-2's scale_attn_weights: false"
             )
@@ -185,8 +182,7 @@ def _compare(
 
 def _checked(device: str | torch.device | None, dtype: torch.dtype) -> str:
     if device is None:
-        # Never "mps" unasked: transformer_lens avoids it too, for silently wrong results there
-        # (its issue 1178).
+        # Never "mps" unasked: silently wrong results there (transformer_lens' issue 1178).
         device = "cuda" if torch.cuda.is_available() else "cpu"
     if not isinstance(device, str | torch.device):
         raise TypeError(f'device must be a string such as "cpu", or None; got {device!r}')

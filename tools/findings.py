@@ -2,8 +2,9 @@
 
 It runs the notebooks on MODEL and writes `helpers/findings/<MODEL>.json`, with which every later
 run is compared; `TUTORIAL_MODEL=MODEL python -m tools.run --record` does the same, with the options
-of that. Commit the file, and read its difference first: each entry is a fact that changed. With
-`--table` nothing is run, and what is on record of all models is printed as Markdown.
+of that. The replication table in docs/replication.md and its sums in README.md are written anew.
+Commit these files, and read their difference first: each entry is a fact that changed. With
+`--table` nothing is run, and the table alone is written anew.
 """
 
 import argparse
@@ -15,6 +16,8 @@ from pathlib import Path
 
 from helpers import claims
 
+ROOT = Path(__file__).parents[1]
+MARKS = "<!-- written by tools.findings -->", "<!-- to here -->"
 LIBRARIES = ("transformer_lens", "transformers", "torch")
 
 
@@ -55,6 +58,7 @@ def write(results: list) -> int:
     path.parent.mkdir(exist_ok=True)
     text = json.dumps(record, indent=1, sort_keys=True, ensure_ascii=False)
     path.write_text(text + "\n", encoding="utf-8", newline="\n")
+    publish()
     turned = sorted(k for k in before.keys() & after if before[k]["holds"] != after[k]["holds"])
     hold = sum(f["holds"] for f in after.values())
     print(f"{path}: {hold} findings hold, {len(after) - hold} do not")
@@ -84,24 +88,62 @@ def _identity(name: str) -> dict:
 
 def table() -> str:
     """The replication table in Markdown: a row a finding, a column a model, and sums below."""
-    models = {name: record["findings"] for name, record in claims.records().items()}
-    notebook = {key: f["notebook"] for found in models.values() for key, f in found.items()}
-    rows = [["finding", "notebook", *models], ["---", "---", *[":-:" for _ in models]]]
+    models, notebook = _by_model()
+    rows = [["finding", *models], ["---", *[":-:" for _ in models]]]
     for key in sorted(notebook):
         marks = ["✔✘"[not found[key]["holds"]] if key in found else "" for found in models.values()]
-        rows.append([key, notebook[key], *marks])
-    sums = [f"{sum(f['holds'] for f in m.values())} of {len(m)}" for m in models.values()]
-    rows.append(["hold", "", *sums])
+        rows.append([key, *marks])
+    rows.append(["**hold**", *(_sum(found) for found in models.values())])
+    return _markdown(rows)
+
+
+def sums() -> str:
+    """How many findings hold, a row a notebook, a column a model."""
+    models, notebook = _by_model()
+    rows = [["findings that hold", *models], ["---", *[":-:" for _ in models]]]
+    for number in sorted(set(notebook.values())):
+        mine = [
+            {key: f for key, f in found.items() if f["notebook"] == number}
+            for found in models.values()
+        ]
+        rows.append([f"notebook {int(number)}", *map(_sum, mine)])
+    rows.append(["all", *(_sum(found) for found in models.values())])
+    return _markdown(rows)
+
+
+def publish() -> None:
+    """Write the table and its sums where they are read, between two marks in each file."""
+    for name, text in (("docs/replication.md", table()), ("README.md", sums())):
+        path = ROOT / name
+        before, _, rest = path.read_text(encoding="utf-8").partition(MARKS[0])
+        after = rest.partition(MARKS[1])[2]
+        whole = f"{before}{MARKS[0]}\n\n{text}\n\n{MARKS[1]}{after}"
+        path.write_text(whole, encoding="utf-8", newline="\n")
+
+
+def _by_model() -> tuple[dict[str, dict], dict[str, str]]:
+    """The findings of each model, the embedded one first, and each finding's notebook."""
+    recorded = claims.records()
+    names = sorted(recorded, key=lambda name: (recorded[name]["model"]["layers"], name))
+    models = {name: recorded[name]["findings"] for name in names}
+    return models, {key: f["notebook"] for found in models.values() for key, f in found.items()}
+
+
+def _sum(found: dict) -> str:
+    return f"{sum(f['holds'] for f in found.values())} of {len(found)}"
+
+
+def _markdown(rows: list[list[str]]) -> str:
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("model", nargs="?", help="a model's name, as for load_model")
-    parser.add_argument("--table", action="store_true", help="print what is on record")
+    parser.add_argument("--table", action="store_true", help="write the table alone")
     options = parser.parse_args(arguments)
     if options.table:
-        print(table())
+        publish()
         return 0
     if not options.model:
         parser.error("name a model, or ask for --table")

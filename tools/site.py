@@ -17,13 +17,12 @@ from uuid import uuid4
 import nbformat
 from plotly.offline import get_plotlyjs
 
-from tools.findings import table
 from tools.links import COLAB, GITHUB, repository
 from tools.run import folder
 
 ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "build" / "site"
-PAGES = ["glossary.md", "migration.md", "slides.md"]  # of docs/
+PAGES = ["replication.md", "slides.md", "glossary.md", "migration.md"]  # of docs/
 MODELS = ["smollm2-135m", "tutorial-4l"]
 LINKS = {  # of the notebooks, to where the pages stand
     "../README.md": "../../index.md",
@@ -89,7 +88,6 @@ def gather() -> None:
     shutil.copytree(ROOT / "docs" / "site", SOURCE)
     for name in PAGES:
         shutil.copy(ROOT / "docs" / name, SOURCE)
-    (SOURCE / "replication.md").write_text(replication(), encoding="utf-8")
     static = SOURCE / "static"
     static.mkdir(exist_ok=True)
     (static / "plotly.min.js").write_text(get_plotlyjs(), encoding="utf-8")
@@ -101,12 +99,6 @@ def gather() -> None:
         for path in paths:
             notebook = page(nbformat.read(path, as_version=4), path.stem, model)
             nbformat.write(notebook, SOURCE / "notebooks" / model / path.name)
-
-
-def replication() -> str:
-    """The page with what each finding of the notebooks gave on each model."""
-    text = (ROOT / "docs" / "site" / "replication.md").read_text(encoding="utf-8")
-    return text.replace("REPLICATION TABLE", table())
 
 
 def main() -> int:

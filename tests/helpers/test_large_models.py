@@ -9,7 +9,8 @@ from torch.testing import assert_close
 from transformer_lens.model_bridge.driver_protocol import ForwardResult
 from transformer_lens.model_bridge.remote_bridge import RemoteBridge
 
-from helpers import attribution, induction, lens, live, metrics, patching, steering
+from helpers import attribution, induction, lens, metrics, patching, steering
+from helpers.engine import sparse
 from helpers.models import EMBEDDED_DIRECTORY, load_model
 from helpers.prompts import CITY_PAIRS
 
@@ -71,7 +72,7 @@ def test_a_map_that_keeps_the_model_whole_changes_nothing(whole):
 
 @pytest.mark.parametrize("sweep", SWEEPS, ids=lambda f: f.__name__)
 def test_sweeps_of_a_spread_model_are_those_of_the_whole(spread, whole, sweep):
-    assert not live.supports_live(spread.model)  # its weights are not all here
+    assert not sparse.supports(spread.model, spread.tokens.clean.shape[1])  # not all here
     found, expected = (
         sweep(it.model, it.tokens.corrupted, it.cache, it.tokens.logit_diff)
         for it in (spread, whole)
@@ -94,7 +95,7 @@ def test_the_lens_and_steering_of_a_spread_model(spread, whole):
 
 def test_attribution_refuses_a_spread_model(spread):
     ids = spread.tokens.answer, spread.tokens.distractor
-    with pytest.raises(ValueError, match="final norm is not folded into W_U"):
+    with pytest.raises(ValueError, match="not folded into W_U"):
         attribution.attribute_logit_diff(spread.model, spread.cache, *ids)
 
 

