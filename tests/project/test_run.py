@@ -20,8 +20,10 @@ def run(tmp_path, capfd, monkeypatch):
     records.mkdir()
     monkeypatch.setattr(claims, "RECORDS", records)
     monkeypatch.delenv("TUTORIAL_MODEL", raising=False)
-    identity = {"layers": 4}
-    monkeypatch.setattr(findings, "_identity", lambda name: identity)  # loads no model
+    for variable in ("OMP_NUM_THREADS", "OMP_WAIT_POLICY"):
+        monkeypatch.delenv(variable, raising=False)
+    shape = {"layers": 4}
+    monkeypatch.setattr(findings, "_identity", lambda name: {"name": name} | shape)  # no model
     (tmp_path / "docs").mkdir()
     for name in ("README.md", "docs/replication.md"):
         (tmp_path / name).write_text("before " + " ".join(findings.MARKS) + " after")
