@@ -1,7 +1,7 @@
 """Make every link to the repository say what pyproject.toml says: `make links [REPO=owner/name]`.
 
 Owner, name and version stand in pyproject.toml alone; the notebooks' first cells and setup cells
-and CITATION.cff repeat them, because they must work where pyproject.toml is not at hand.
+README.md and CITATION.cff repeat them, because they must work where pyproject.toml is not at hand.
 """
 
 import argparse
@@ -23,7 +23,8 @@ def repository(root: Path = ROOT) -> tuple[str, str]:
 
 
 def rules(repo: str, tag: str) -> list[tuple[str, str]]:
-    """Patterns and what stands in their place."""
+    """Patterns and what replaces them."""
+    owner, name = repo.split("/")
     return [
         (
             rf"({re.escape(COLAB)}){NAME}/blob/[\w.-]+/notebooks/",
@@ -33,6 +34,12 @@ def rules(repo: str, tag: str) -> list[tuple[str, str]]:
         (r'(--branch=)[\w.-]+(?=\\?")', rf"\g<1>{tag}"),
         (rf"(repository-code: {re.escape(GITHUB)}){NAME}", rf"\g<1>{repo}"),
         (r"(?m)^(version: )\S+$", rf"\g<1>{tag.removeprefix('v')}"),
+        (rf"({re.escape(GITHUB)}){NAME}(?=/actions/| && cd )", rf"\g<1>{repo}"),
+        (r"( && cd )[\w.-]+", rf"\g<1>{name}"),
+        (
+            r"(?<=the-site\]: )https://[\w-]+\.github\.io/[\w.-]+/",
+            f"https://{owner}.github.io/{name}/",
+        ),
     ]
 
 
@@ -43,7 +50,11 @@ def rewritten(text: str, repo: str, tag: str) -> str:
 
 
 def files(root: Path = ROOT) -> list[Path]:
-    return [*sorted((root / "notebooks").glob("*.ipynb")), root / "CITATION.cff"]
+    return [
+        *sorted((root / "notebooks").glob("*.ipynb")),
+        root / "CITATION.cff",
+        root / "README.md",
+    ]
 
 
 def main(arguments: list[str] | None = None, root: Path = ROOT) -> int:
