@@ -7,16 +7,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from helpers import inputs
 from helpers.engine import HEADS
-from helpers.inputs import (
-    expect_activation,
-    expect_axes,
-    expect_finite,
-    expect_index,
-    expect_local,
-    expect_number,
-    expect_tokens,
-)
 from helpers.metrics import Metric
 
 Values = float | Float[Tensor, "n_layers n_heads d_head"] | Mapping  # the last: another run's cache
@@ -51,8 +43,8 @@ def ablate(
     """
     by_layer: dict[int, list[int]] = {}
     for layer, head in heads:
-        expect_index("layer", layer, model.cfg.n_layers, "layers")
-        expect_index("head", head, model.cfg.n_heads, "heads")
+        inputs.expect_index("layer", layer, model.cfg.n_layers, "layers")
+        inputs.expect_index("head", head, model.cfg.n_heads, "heads")
         by_layer.setdefault(layer, []).append(head)
     if not by_layer:
         raise ValueError("heads: expected at least one (layer, head), got none")
@@ -84,8 +76,8 @@ def ablate_each(
     Returns:
         The metric, in its unit; subtract the metric of the plain run for the effect.
     """
-    expect_axes("tokens", tokens, "batch pos", batch=1)
-    expect_tokens("tokens", tokens, model.cfg.d_vocab)
+    inputs.expect_axes("tokens", tokens, "batch pos", batch=1)
+    inputs.expect_tokens("tokens", tokens, model.cfg.d_vocab)
     replace, heads = _replacement(model, values, positions), range(model.cfg.n_heads)
 
     def hook_function(z, hook):  # row h of the batch runs without head h
@@ -100,14 +92,16 @@ def ablate_each(
 
 def _replacement(model, values: Values, positions: Sequence[int] | None):
     """A function from `z`, a layer and some (row, head) to a copy of `z` with these replaced."""
-    expect_local(model)
+    inputs.expect_local(model)
     c = model.cfg
     if isinstance(values, Tensor) and values.ndim:
         sizes = {"layer": c.n_layers, "head": c.n_heads, "d_head": c.d_head}
-        expect_axes("values", values, "layer head d_head", **sizes)
-        expect_finite("values", values)
+        inputs.expect_axes("values", values, "layer head d_head", **sizes)
+        inputs.expect_finite("values", values)
     elif not hasattr(values, "keys"):
-        values = torch.tensor(expect_number("values", values)).expand(c.n_layers, c.n_heads, 1)
+        values = torch.tensor(inputs.expect_number("values", values)).expand(
+            c.n_layers, c.n_heads, 1
+        )
 
     def replace(z: Tensor, layer: int, those: list[tuple[int | slice, int]]) -> Tensor:
         length, name = z.shape[1], f"blocks.{layer}.{HEADS}"
@@ -117,7 +111,7 @@ def _replacement(model, values: Values, positions: Sequence[int] | None):
         if isinstance(values, Tensor):
             new = values[layer].expand(length, -1, -1)
         else:
-            new = expect_activation(values, name, model, batch=1, pos=length)[0]
+            new = inputs.expect_activation(values, name, model, batch=1, pos=length)[0]
         z = z.clone()
         for row, head in those:
             z[row, places, head] = new[places, head].to(z)

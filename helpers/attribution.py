@@ -10,15 +10,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from helpers import architecture
-from helpers.architecture import Unsupported, expect_plain_logits
-from helpers.inputs import (
-    expect_activation,
-    expect_axes,
-    expect_index,
-    expect_local,
-    expect_tokens,
-)
+from helpers import architecture, inputs
+from helpers.architecture import Unsupported
 
 
 @dataclass(frozen=True)
@@ -50,16 +43,9 @@ def attribute_logit_diff(
     logit difference is the sum of the components' dot products with one direction. An MLP's share
     includes its output bias.
 
-    Args:
-        model: a model from `load_model` (compatibility mode: final norm folded into W_U).
-        cache: all activations of one run.
-        answer, distractor: token ids, one each a row of the run.
-
-    Raises:
-        TypeError, ValueError: ids out of range, another batch size, a cache of another model or
-            with activations missing.
-        Unsupported: the logits are not linear in the normed stream, or more happens between a
-            component and the stream than a sum.
+    `cache` holds all activations of one run, `answer` and `distractor` token ids, one each a row;
+    TypeError or ValueError where they do not fit. `Unsupported` where the logits are not linear in
+    the normed stream, or more happens between a component and the stream than a sum.
 
     Source: Elhage et al. 2021, "A Mathematical Framework for Transformer Circuits"; Wang et al.
     2022 (arXiv 2211.00593). Direct effects only: Janiak et al. 2023 (arXiv 2310.07325).
@@ -90,14 +76,11 @@ def attribute_neurons(
     """Split one MLP's share of the logit difference over its neurons, in nats, batch-averaged.
 
     A neuron writes its activation times its row of W_out. Together with the MLP's output bias they
-    sum to `attribute_logit_diff(...).mlps[layer]`.
-
-    Raises:
-        TypeError, ValueError: as `attribute_logit_diff`; a layer out of range.
-        Unsupported: an MLP without neurons of its own, a mixture of experts for example.
+    sum to `attribute_logit_diff(...).mlps[layer]`. Raises as that; `Unsupported` too for an MLP
+    without neurons of its own, a mixture of experts for example.
     """
-    expect_local(model)
-    expect_index("layer", layer, model.cfg.n_layers, "layers")
+    inputs.expect_local(model)
+    inputs.expect_index("layer", layer, model.cfg.n_layers, "layers")
     name, out = f"blocks.{layer}.mlp.hook_post", f"blocks.{layer}.hook_mlp_out"
     experts = getattr(model.cfg, "num_experts", None)
     if experts or name not in model.hook_dict:
@@ -118,12 +101,12 @@ def _reader(model, cache, answer: Tensor, distractor: Tensor):
     It centres, divides by the final scale and takes the dot product with the logit-difference
     direction W_U[:, answer] - W_U[:, distractor], then the mean over the batch.
     """
-    expect_local(model)
-    expect_plain_logits(model)
+    inputs.expect_local(model)
+    architecture.expect_plain_logits(model)
     last = _at_end(cache, _last(model), model)  # (batch, d_model)
     for name, ids in (("answer", answer), ("distractor", distractor)):
-        expect_axes(name, ids, "batch", batch=len(last))
-        expect_tokens(name, ids, model.cfg.d_vocab)
+        inputs.expect_axes(name, ids, "batch", batch=len(last))
+        inputs.expect_tokens(name, ids, model.cfg.d_vocab)
     direction = (model.W_U[:, answer] - model.W_U[:, distractor]).T  # (batch, d_model)
     ids_bias = (model.b_U[answer] - model.b_U[distractor]).mean()
     scale = architecture.scale(model, last)  # (batch, 1)
@@ -143,7 +126,7 @@ def _last(model) -> str:
 
 
 def _at_end(cache, name: str, model) -> Float[Tensor, "batch *width"]:
-    return expect_activation(cache, name, model)[:, -1]
+    return inputs.expect_activation(cache, name, model)[:, -1]
 
 
 def _expect_sum(model, parts: list[Tensor], whole: Tensor, name: str) -> None:

@@ -43,8 +43,7 @@ def expect_finite(name: str, value: Tensor, kinds: Sequence[torch.dtype] = FLOAT
         return
     if bad := int((~torch.isfinite(value)).sum()):  # none where only the sum is too large
         raise ValueError(
-            f"{name}: {bad} of {value.numel()} entries are NaN or infinite; find where they first "
-            "appear (a division by zero, half precision, a masked score) before measuring"
+            f"{name}: {bad} of {value.numel()} entries are NaN or infinite; find where they begin"
         )
 
 
@@ -63,10 +62,8 @@ def expect_tokens(name: str, value: Tensor, d_vocab: int) -> None:
         raise TypeError(f"{name}: expected a tensor of integer token ids, got {value.dtype}")
     bad = value[(value < 0) | (value >= d_vocab)]
     if len(bad):
-        raise ValueError(
-            f"{name}: token id {bad[0].item()} is out of range 0 to {d_vocab - 1}; was it made "
-            "with another model's tokenizer?"
-        )
+        reason = f"is out of range 0 to {d_vocab - 1}; was it made with another model's tokenizer?"
+        raise ValueError(f"{name}: token id {bad[0].item()} {reason}")
 
 
 def expect_number(name: str, value: float) -> float:
@@ -95,21 +92,17 @@ def expect_text(name: str, text: str) -> None:
 
 
 def expect_local(model) -> None:
-    """The model runs in this process: what a hook returns to a remote one is thrown away, so that
-    every change would be none, and its weights are not here."""
+    """The model runs in this process: what a hook returns to a remote one is thrown away."""
     if isinstance(model, RemoteBridge):
         raise TypeError(
             "this model runs in another process (RemoteBridge), where hooks only look: load it "
-            "with helpers.models.load_model, or write the change as `intervene=` "
-            "(docs/large-models.md)"
+            "with helpers.models.load_model, or use `intervene=` (docs/large-models.md)"
         )
 
 
 def expect_activation(cache, name: str, model, **sizes: int) -> Tensor:
-    """`cache[name]`, finite and of the shape that this model gives it, batch axis included.
-
-    `sizes` are those of the axes "batch" and "pos", where they are known.
-    """
+    """`cache[name]`, finite and of the shape that this model gives it, batch axis included; `sizes`
+    are those of the axes "batch" and "pos", where they are known."""
     if name not in cache:
         there = "" if name in model.hook_dict else f" ({model.cfg.architecture} has no such hook)"
         raise ValueError(
@@ -117,10 +110,7 @@ def expect_activation(cache, name: str, model, **sizes: int) -> Tensor:
             "on the same model"
         )
     if getattr(cache, "has_batch_dim", True) is False:
-        raise ValueError(
-            "cache: it was made with remove_batch_dim=True, so that its first axis would be taken "
-            "for the batch; run run_with_cache without that"
-        )
+        raise ValueError("cache: made with remove_batch_dim=True; run run_with_cache without that")
     value, c = cache[name], model.cfg
     width = {"hook_z": (c.n_heads, c.d_head), "hook_post": (c.d_mlp,)}
     expected = sizes.get("batch"), sizes.get("pos"), *width.get(name.split(".")[-1], (c.d_model,))

@@ -14,20 +14,13 @@ Metric = Callable[[Float[Tensor, "rows pos d_vocab"]], Float[Tensor, "rows"]]
 class LastToken:
     """A metric that is handed the logits of the last position only, and of some tokens only.
 
-    Called with logits `[rows, pos, d_vocab]` it takes these out itself; a sweep of
-    `helpers.patching` computes no others. Raises TypeError or ValueError where `tokens` are not ids
-    of the vocabulary, or the logits have other axes.
-
-    Args:
-        function: from `[rows, tokens]`, in the order of `tokens`, to one number a row.
-        tokens: ids; None for the whole vocabulary.
+    `function` gives one number a row from `[rows, tokens]`, in the order of the ids `tokens` (None:
+    the whole vocabulary). Called with logits `[rows, pos, d_vocab]` it takes these out itself; a
+    sweep of `helpers.patching` computes no others. Raises TypeError or ValueError where `tokens`
+    are not ids of the vocabulary, or the logits have other axes.
     """
 
-    def __init__(
-        self,
-        function: Callable[[Float[Tensor, "rows tokens"]], Float[Tensor, "rows"]],
-        tokens: Int[Tensor, "tokens"] | None = None,
-    ):
+    def __init__(self, function: Metric, tokens: Int[Tensor, "tokens"] | None = None):
         if tokens is not None:
             expect_axes("tokens", tokens, "tokens")
         self.function, self.tokens = function, tokens
@@ -41,9 +34,7 @@ class LastToken:
 
 
 def logit_diff(
-    logits: Float[Tensor, "batch pos d_vocab"],
-    answer: Int[Tensor, "batch"],
-    distractor: Int[Tensor, "batch"],
+    logits: Float[Tensor, "batch pos d_vocab"], answer: Int[Tensor, "batch"], distractor: Tensor
 ) -> Float[Tensor, "batch"]:
     """logit(answer) - logit(distractor) at the last position, in nats: the log of their odds.
 
@@ -64,16 +55,10 @@ def logit_diff(
 def normalise(value: Tensor, clean: Tensor | float, corrupted: Tensor | float) -> Tensor:
     """(value - corrupted) / (clean - corrupted): 0 is the corrupted run, 1 the clean run.
 
-    Unitless; below 0 or above 1 is possible, since a patch can overshoot.
-
-    Args:
-        value: a metric in any unit and of any shape, after patching.
-        clean, corrupted: the same metric on the two runs, one finite number each.
-
-    Raises:
-        TypeError: a value that is no number.
-        ValueError: the two baselines are equal to within 1e-6, so the scale has no length, or are
-            not one finite number each.
+    `value` is a metric after patching, in any unit and of any shape; `clean` and `corrupted` the
+    same metric on the two runs, one number each. Unitless; below 0 or above 1 is possible, since a
+    patch can overshoot. TypeError where something is no number; ValueError where the two baselines
+    are equal to within 1e-6, so that the scale has no length, or not finite.
 
     Source: Wang et al. 2022 (arXiv 2211.00593), section 3.
     """
@@ -102,13 +87,9 @@ def answer_rank(
 def next_token_log_probs(
     logits: Float[Tensor, "batch pos d_vocab"], tokens: Int[Tensor, "batch pos"]
 ) -> Float[Tensor, "batch pos-1"]:
-    """Log-probability, in nats, that each position gives to the token that follows it.
-
-    Entry `[b, i]` is for `tokens[b, i + 1]`; its negative is the loss there.
-
-    Raises:
-        TypeError, ValueError: as `logit_diff`; or `tokens` and `logits` differ in batch or length.
-    """
+    """Log-probability, in nats, that each position gives to the token that follows it: entry
+    `[b, i]` is for `tokens[b, i + 1]`, and its negative is the loss there. Raises as `logit_diff`,
+    and where `tokens` and `logits` differ in batch or length."""
     expect_axes("logits", logits, "batch pos d_vocab")
     expect_finite("logits", logits)
     batch, pos, d_vocab = logits.shape
@@ -124,14 +105,9 @@ def kl_divergence(
 ) -> Float[Tensor, "*axes"]:
     """KL(P || Q) in nats, where P has these `logits` and Q has `other`'s; 0 where they agree.
 
-    How surprised one is, on average over P, to be told Q: sum of P (log P - log Q). In float32 at
-    least, whatever the logits' precision.
-
-    Raises:
-        TypeError: one of them is not a tensor of floating-point numbers.
-        ValueError: the two differ in shape, have no tokens, or hold NaN or infinity.
-
-    Source: Kullback & Leibler 1951.
+    How surprised one is, on average over P, to be told Q: sum of P (log P - log Q), in float32 at
+    least. TypeError where one is no tensor of floating-point numbers; ValueError where they differ
+    in shape, have no tokens, or hold NaN or infinity. Source: Kullback & Leibler 1951.
     """
     if _logits("logits", logits).shape != _logits("other", other).shape:
         raise ValueError(

@@ -1,13 +1,9 @@
 """Activation patching: copy one clean activation into the corrupted run and read the metric.
 
 Every cell of a grid is one patched run; `helpers.engine` computes all of them side by side. The
-order of the arguments is that of `transformer_lens.patching`. The metric gives one number a row;
-where it reads the last position only, say so by its type, `helpers.metrics.LastToken`, as a pair's
-own `logit_diff` does: then no other logits are computed.
-
-`transformer_lens.patching` has the same four sweeps, one run of the whole model a cell; the ones
-here give the same numbers in a small part of the time (tools/benchmarks), check their input, and
-have a linear estimate of each in `attribution_patch`.
+order of the arguments is that of `transformer_lens.patching`, which has the same four sweeps, one
+run of the whole model a cell. The ones here give the same numbers in a small part of the time
+(tools/benchmarks), check their input, and have a linear estimate in `attribution_patch`.
 """
 
 import torch
@@ -15,16 +11,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from tqdm import tqdm
 
+from helpers import inputs
 from helpers.engine import ATTENTION, HEADS, MLP, RESIDUAL, SITES, Cell, hooks, sparse
-from helpers.inputs import (
-    FLOATS,
-    IDS,
-    expect_activation,
-    expect_axes,
-    expect_finite,
-    expect_local,
-    expect_tokens,
-)
 from helpers.metrics import Metric
 
 MAX_BYTES = 512 * 2**20  # the memory that one pass may take, beside the model and the cache
@@ -36,23 +24,23 @@ def patch_residual(
     """Patch the residual stream entering each block (`resid_pre`), one position at a time.
 
     Args:
-        model: a model from `load_model`.
         corrupted_tokens: the run that is patched; one prompt (average over prompts in a loop).
         clean_cache: every activation of the clean run, of the same length.
-        metric: from logits `[rows, pos, d_vocab]` to one number a row, in any unit.
+        metric: from logits `[rows, pos, d_vocab]` to one number a row, in any unit. A
+            `helpers.metrics.LastToken`, such as a pair's `logit_diff`, says that it reads the last
+            position only: then no other logits are computed.
         options: `max_bytes`, as `sweep`.
 
     Returns:
-        The metric after patching layer l, position p, in the metric's unit. Denoising: what
-        suffices to bring the clean answer back (Heimersheim & Nanda 2024, arXiv 2404.15255). For
-        noising, pass the clean tokens and the corrupted cache.
+        The metric after patching layer l, position p, in its unit. Denoising: what suffices to
+        bring the clean answer back (Heimersheim & Nanda 2024, arXiv 2404.15255). For noising, pass
+        the clean tokens and the corrupted cache.
 
     Raises:
         TypeError, ValueError: more than one prompt, token ids out of range, a cache of another
             model or length, a metric that does not give one finite number a row.
 
-    Source: causal tracing of Meng et al. 2022 (arXiv 2202.05262); Wang et al. 2022
-    (arXiv 2211.00593).
+    Source: Meng et al. 2022 (arXiv 2202.05262); Wang et al. 2022 (arXiv 2211.00593).
     """
     return _swept("residual", model, corrupted_tokens, clean_cache, metric, **options)
 
@@ -68,48 +56,33 @@ def patch_blocks(
 def patch_heads(
     model, corrupted_tokens: Int[Tensor, "1 pos"], clean_cache, metric: Metric, **options
 ) -> Float[Tensor, "n_layers n_heads"]:
-    """Patch the output of each head (`z`) at all positions together. The rest as
-    `patch_residual`."""
+    """Patch each head's output (`z`) at all positions. The rest as `patch_residual`."""
     return _swept("heads", model, corrupted_tokens, clean_cache, metric, **options)
 
 
 def patch_head_positions(
     model, corrupted_tokens: Int[Tensor, "1 pos"], clean_cache, metric: Metric, **options
 ) -> Float[Tensor, "n_layers n_heads pos"]:
-    """Patch the output of each head (`z`), one position at a time. The rest as `patch_residual`."""
+    """Patch each head's output (`z`), one position at a time. The rest as `patch_residual`."""
     return _swept("head_positions", model, corrupted_tokens, clean_cache, metric, **options)
 
 
 def attribution_patch(
-    model,
-    corrupted_tokens: Int[Tensor, "1 pos"],
-    clean_cache,
-    metric: Metric,
-    what: str = "residual",
+    model, corrupted_tokens: Int[Tensor, "1 pos"], clean_cache, metric: Metric, what="residual"
 ) -> Float[Tensor, "*grid"]:
     """The linear estimate of a sweep minus the corrupted metric, from one backward pass.
 
-    (clean - corrupted) . d metric / d activation, with the gradient taken in the corrupted run: the
-    first term of a Taylor series. A screen, to be verified: it fails where the model between here
-    and the metric is far from linear, above all in the first layers.
+    (clean - corrupted) . d metric / d activation, with the gradient of the corrupted run: the first
+    term of a Taylor series, in the metric's unit. A screen, to be verified: it fails where the
+    model between here and the metric is far from linear, above all in the first layers.
     `transformer_lens.tools.analysis.attribution_patch` estimates nodes and edges; this one gives
-    the grid of the exact sweep, so that the two can be compared cell by cell.
-
-    Args:
-        what: "residual", "blocks", "heads" or "head_positions", for `patch_residual` etc.; the rest
-            as there.
-
-    Returns:
-        The estimated change of the metric, in its unit, on the sweep's grid.
-
-    Raises:
-        TypeError, ValueError: as `patch_residual`; another `what`.
+    the exact sweep's own grid. `what` is "residual", "blocks", "heads" or "head_positions", for
+    `patch_residual` etc.; the rest and errors as there.
 
     Source: Nanda 2023, "Attribution patching"; Syed et al. 2023 (arXiv 2310.10348); where it fails:
     Kramar et al. 2024 (arXiv 2403.00745).
     """
     cells, shape = grid(model, corrupted_tokens, what)
-    names = _check(model, corrupted_tokens, clean_cache, cells)
     kept: dict[str, Tensor] = {}
 
     def keeping(name: str):
@@ -121,8 +94,9 @@ def attribution_patch(
 
         return name, keep
 
+    fwd_hooks = [keeping(name) for name in _check(model, corrupted_tokens, clean_cache, cells)]
     with torch.enable_grad():
-        logits = model.run_with_hooks(corrupted_tokens, fwd_hooks=[keeping(name) for name in names])
+        logits = model.run_with_hooks(corrupted_tokens, fwd_hooks=fwd_hooks)
         total = _measured(metric(logits), len(logits)).sum()
         gradients = torch.autograd.grad(total, list(kept.values()))
     estimates = {
@@ -144,12 +118,9 @@ def sweep(
 ) -> Float[Tensor, "cells"]:
     """The metric after patching each cell by itself, in the order of `cells`.
 
-    The model decides which engine computes it. A bar shows how far it is once two seconds have
-    passed. Arguments and errors as `patch_residual`.
-
-    Args:
-        max_bytes: about how much memory a pass may take; the cells are split into as many passes
-            as that needs, of one cell at least.
+    The model decides which engine computes it. `max_bytes` is about how much memory a pass may
+    take; the cells are split into as many passes as that needs, and a bar shows how far it is once
+    two seconds have passed. The rest and errors as `patch_residual`.
     """
     _check(model, corrupted_tokens, clean_cache, cells)
     positions = corrupted_tokens.shape[1]
@@ -158,18 +129,38 @@ def sweep(
     else:
         measure, a_cell = hooks.measure, hooks.bytes_a_cell(model, positions)
     at_once = max(1, max_bytes // a_cell)
-    order = sorted(
-        range(len(cells)), key=lambda i: (cells[i].layer, SITES.index(cells[i].site))
-    )  # in which a model comes to them
+    # In the order in which a model comes to them:
+    order = sorted(range(len(cells)), key=lambda i: (cells[i].layer, SITES.index(cells[i].site)))
     values = []
     with tqdm(total=len(cells), unit="cell", delay=2, leave=False) as bar:
         for start in range(0, len(cells), at_once):
             chunk = [cells[i] for i in order[start : start + at_once]]
-            row_values = measure(model, corrupted_tokens, clean_cache, chunk, metric)
-            values.append(_measured(row_values, len(chunk)))
+            measured = measure(model, corrupted_tokens, clean_cache, chunk, metric)
+            values.append(_measured(measured, len(chunk)))
             bar.update(len(chunk))
     rows = torch.cat(values)
     return torch.empty_like(rows).index_copy(0, torch.tensor(order, device=rows.device), rows)
+
+
+def grid(model, tokens: Int[Tensor, "1 pos"], what: str) -> tuple[list[Cell], tuple[int, ...]]:
+    """The cells of a sweep, in the order of its grid, and the grid's shape."""
+    inputs.expect_axes("corrupted_tokens", tokens, "batch pos")
+    layers, heads, positions = model.cfg.n_layers, model.cfg.n_heads, tokens.shape[1]
+    kinds = {
+        "residual": ([RESIDUAL], [(p,) for p in range(positions)], (positions,)),
+        "blocks": ([RESIDUAL, ATTENTION, MLP], [(p,) for p in range(positions)], (positions,)),
+        "heads": ([HEADS], [(slice(None), h) for h in range(heads)], (heads,)),
+        "head_positions": (
+            [HEADS],
+            [(p, h) for h in range(heads) for p in range(positions)],
+            (heads, positions),
+        ),
+    }
+    if what not in kinds:
+        raise ValueError(f"what: expected one of {', '.join(kinds)}; got {what!r}")
+    sites, indices, shape = kinds[what]
+    cells = [Cell(layer, s, index) for s in sites for layer in range(layers) for index in indices]
+    return cells, (layers, *shape) if len(sites) == 1 else (len(sites), layers, *shape)
 
 
 def _swept(what: str, model, tokens: Tensor, cache, metric: Metric, **options) -> Tensor:
@@ -177,40 +168,19 @@ def _swept(what: str, model, tokens: Tensor, cache, metric: Metric, **options) -
     return sweep(model, tokens, cache, metric, cells, **options).view(shape)
 
 
-def grid(model, tokens: Int[Tensor, "1 pos"], what: str) -> tuple[list[Cell], tuple[int, ...]]:
-    """The cells of a sweep, in the order of its grid, and the grid's shape."""
-    expect_axes("corrupted_tokens", tokens, "batch pos")
-    layers, heads, positions = model.cfg.n_layers, model.cfg.n_heads, tokens.shape[1]
-    everywhere = slice(None)
-    sites = (RESIDUAL, ATTENTION, MLP) if what == "blocks" else (RESIDUAL,)
-    if what in ("residual", "blocks"):
-        indices, shape = [(p,) for p in range(positions)], (layers, positions)
-    elif what == "heads":
-        sites, shape = (HEADS,), (layers, heads)
-        indices = [(everywhere, head) for head in range(heads)]
-    elif what == "head_positions":
-        sites, shape = (HEADS,), (layers, heads, positions)
-        indices = [(p, head) for head in range(heads) for p in range(positions)]
-    else:
-        names = "residual, blocks, heads, head_positions"
-        raise ValueError(f"what: expected one of {names}; got {what!r}")
-    cells = [Cell(layer, s, index) for s in sites for layer in range(layers) for index in indices]
-    return cells, shape if len(sites) == 1 else (len(sites), *shape)
-
-
 def _check(model, tokens: Tensor, cache, cells: list[Cell]) -> list[str]:
     """One prompt of this model's tokens, and a cache of its shape; the activations' names."""
-    expect_local(model)
-    expect_axes("corrupted_tokens", tokens, "batch pos")
+    inputs.expect_local(model)
+    inputs.expect_axes("corrupted_tokens", tokens, "batch pos")
     if len(tokens) != 1:
         raise ValueError(
             f"corrupted_tokens: expected one prompt, got {len(tokens)}; sweep each prompt in a "
             "loop and average the grids"
         )
-    expect_tokens("corrupted_tokens", tokens, model.cfg.d_vocab)
+    inputs.expect_tokens("corrupted_tokens", tokens, model.cfg.d_vocab)
     names = list(dict.fromkeys(_name(cell) for cell in cells))
     for name in names:
-        expect_activation(cache, name, model, batch=1, pos=tokens.shape[1])
+        inputs.expect_activation(cache, name, model, batch=1, pos=tokens.shape[1])
     return names
 
 
@@ -221,10 +191,10 @@ def _name(cell: Cell) -> str:
 def _measured(values: Tensor, rows: int) -> Float[Tensor, "rows"]:
     """The metric of each row, checked to be one finite number a row."""
     if not isinstance(values, Tensor) or tuple(values.shape) != (rows,):
-        shape = tuple(values.shape) if isinstance(values, Tensor) else type(values).__name__
         raise ValueError(
-            f"metric: expected one number for each of the {rows} rows, got {shape}; "
-            "do not average over rows or call .item()"
+            f"metric: expected one number for each of the {rows} rows, got "
+            f"{tuple(getattr(values, 'shape', ())) or type(values).__name__}; do not average over "
+            "rows or call .item()"
         )
-    expect_finite("metric", values, [*FLOATS, *IDS])  # a rank is a whole number
+    inputs.expect_finite("metric", values, [*inputs.FLOATS, *inputs.IDS])  # a rank is an int
     return values

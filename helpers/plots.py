@@ -1,12 +1,15 @@
 """Figures of the lessons: arrays in, a plotly figure or a circuitsvis view out; no computing.
 
 Colours: red to blue where the sign means something, always centred on zero; viridis elsewhere. Both
-can be told apart with the common forms of colour blindness.
+can be told apart with the common forms of colour blindness. Values may be tensors on any device,
+arrays or lists; shapes that do not fit the labels are a ValueError.
 """
 
 import json
 from collections.abc import Mapping, Sequence
+from html import escape
 from importlib.resources import files
+from textwrap import wrap
 from uuid import uuid4
 
 import numpy as np
@@ -16,6 +19,7 @@ from IPython.display import HTML
 
 SIGNED, AMOUNT = "RdBu", "Viridis"
 LINES = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#555555"]  # Okabe & Ito
+MAX_ENTRIES = 120_000  # of an attention view, about 1 MB in the notebook
 
 
 def heatmap(
@@ -41,22 +45,19 @@ def heatmap(
         text: strings `[row, column]` to write into the cells.
     """
     z = _array("values", values)
-    if z.shape != (len(y), len(x)):
-        raise ValueError(f"values {z.shape} do not fit {len(y)} row and {len(x)} column labels")
-    if text is not None and np.shape(text) != z.shape:
-        raise ValueError(f"text {np.shape(text)} does not fit values {z.shape}")
-    if np.isnan(z).all():
-        raise ValueError("values: every cell is NaN, so there is nothing to draw")
-    if np.isinf(z).any():
-        raise ValueError("values: one is infinite, so the colours have no scale")
+    _expect(z.shape == (len(y), len(x)), f"values {z.shape}", f"{len(y)} row and {len(x)} column")
+    if text is not None:
+        _expect(np.shape(text) == z.shape, f"text {np.shape(text)}", f"values {z.shape}")
+    if np.isnan(z).all() or np.isinf(z).any():
+        raise ValueError("values: every cell is NaN, or one is infinite; the colours have no scale")
     if limit is not None and not 0 < limit < np.inf:
         raise ValueError(f"limit: expected a positive number, got {limit}")
-    top = limit if limit is not None else float(np.nanmax(np.abs(z))) or 1.0
+    top = limit or float(np.nanmax(np.abs(z))) or 1.0
     trace = go.Heatmap(
         z=z.tolist(),
-        text=[list(row) for row in text] if text is not None else None,
-        texttemplate="%{text}" if text is not None else None,
-        customdata=[[[column, row] for column in x] for row in y],
+        text=None if text is None else [list(row) for row in text],
+        texttemplate=None if text is None else "%{text}",
+        customdata=[[[_shown(column), _shown(row)] for column in x] for row in y],
         hovertemplate="%{customdata[1]}, %{customdata[0]}: %{z:.3f}<extra></extra>",
         colorscale=SIGNED if signed else AMOUNT,
         zmin=-top if signed else 0,
@@ -67,8 +68,8 @@ def heatmap(
     figure.update_xaxes(**_named(x))
     figure.update_yaxes(**_named(y), autorange="reversed")
     # The unit stands under the title, since along a low colour bar it would be cut off.
-    title = f"{title}<br><sup>colour: {unit}</sup>"
-    return _finished(figure, title, xlabel, ylabel, height=max(320, 30 * len(y) + 170))
+    height = max(320, 30 * len(y) + 170)
+    return _finished(figure, title, xlabel, ylabel, height, note=f"colour: {unit}")
 
 
 def lines(
@@ -81,45 +82,33 @@ def lines(
     spread: Mapping[str, object] | None = None,
 ) -> go.Figure:
     """One line a name; `x` defaults to 0, 1, 2 ...; `spread` draws bars of +- that size."""
-    if not isinstance(series, Mapping):
-        raise TypeError(f"series: expected a dict of lines by name, got {type(series).__name__}")
     if unknown := set(spread or {}) - set(series):
         raise ValueError(f"spread: there is no line {min(unknown)!r}")
     figure = go.Figure()
     for i, (name, values) in enumerate(series.items()):
         y = _array(name, values)
-        if y.ndim != 1 or (x is not None and len(x) != len(y)):
-            raise ValueError(f"{name}: shape {y.shape} does not fit one line over x")
-        error = _error_bars(spread[name], y) if spread and name in spread else None
+        fits = y.ndim == 1 and (x is None or len(x) == len(y))
+        _expect(fits, f"{name}: shape {y.shape}", "one line over x")
         figure.add_scatter(
-            x=list(x) if x is not None else list(range(len(y))),
+            x=list(range(len(y)) if x is None else x),
             y=y.tolist(),
-            name=name,
+            name=_shown(name),
             mode="lines+markers",
-            error_y=error,
+            error_y=_error_bars((spread or {}).get(name), y),
             line={"color": LINES[i % len(LINES)], "dash": ["solid", "dash", "dot"][i % 3]},
         )
     return _finished(figure, title, xlabel, ylabel, legend=len(series) > 1)
 
 
 def bars(
-    values,
-    labels: Sequence[str],
-    *,
-    title: str,
-    xlabel: str,
-    ylabel: str,
-    spread=None,
+    values, labels: Sequence[str], *, title: str, xlabel: str, ylabel: str, spread=None
 ) -> go.Figure:
     """One bar a label, in the order given; `spread` draws error bars of that size."""
     y = _array("values", values)
-    if y.shape != (len(labels),):
-        raise ValueError(f"values {y.shape} do not fit {len(labels)} labels")
-    error = _error_bars(spread, y) if spread is not None else None
+    _expect(y.shape == (len(labels),), f"values {y.shape}", f"{len(labels)} labels")
     colours = [LINES[0] if value >= 0 else LINES[1] for value in y]
-    figure = go.Figure(
-        go.Bar(x=list(range(len(y))), y=y.tolist(), error_y=error, marker_color=colours)
-    )
+    error, places = _error_bars(spread, y), list(range(len(y)))
+    figure = go.Figure(go.Bar(x=places, y=y.tolist(), error_y=error, marker_color=colours))
     figure.update_xaxes(**_named(labels))
     return _finished(figure, title, xlabel, ylabel)
 
@@ -137,20 +126,19 @@ def scatter(
 ) -> go.Figure:
     """Points, coloured by group; `diagonal` adds the line y = x where two routes should agree."""
     x, y = _array("x", x), _array("y", y)
-    if x.ndim != 1 or x.shape != y.shape:
-        raise ValueError(f"x {x.shape} and y {y.shape} should be two lists of one length")
+    _expect(x.ndim == 1 and x.shape == y.shape, f"x {x.shape}", f"y {y.shape}: one list each")
     for name, labels in (("groups", groups), ("hover", hover)):
-        if labels is not None and len(labels) != len(x):
-            raise ValueError(f"{name}: {len(labels)} labels do not fit {len(x)} points")
-    groups = list(groups) if groups is not None else [""] * len(x)
+        fits = labels is None or len(labels) == len(x)
+        _expect(fits, f"{name}: {len(labels or ())} labels", f"{len(x)} points")
+    groups = [""] * len(x) if groups is None else list(groups)
     figure = go.Figure()
     for i, group in enumerate(dict.fromkeys(groups)):
         here = [j for j, name in enumerate(groups) if name == group]
         figure.add_scatter(
             x=x[here].tolist(),
             y=y[here].tolist(),
-            text=[hover[j] for j in here] if hover is not None else None,
-            name=group,
+            text=None if hover is None else [_shown(hover[j]) for j in here],
+            name=_shown(group),
             mode="markers",
             marker={"color": LINES[i % len(LINES)], "symbol": i % 8, "size": 8},
         )
@@ -164,7 +152,7 @@ def scatter(
 def load_views() -> HTML:
     """Put circuitsvis' program into the page, once, from the installed package: no network.
 
-    Show it in the set-up cell; `attention` and `tokens` then draw with a few kB each.
+    Show it in the set-up cell; `attention` then draws with a few kB each.
     """
     program = (files("circuitsvis") / "dist" / "cdn" / "iife.js").read_text(encoding="utf-8")
     program = program.replace("</script", "<\\/script")
@@ -175,76 +163,77 @@ def load_views() -> HTML:
 
 def attention(pattern, tokens: Sequence[str], *, heads: Sequence[str]) -> HTML:
     """Attention patterns `[head, query, key]` to be explored: hover a token, click a head."""
-    pattern = _array("pattern", pattern)
-    if pattern.shape != (len(heads), len(tokens), len(tokens)):
+    pattern, shape = _array("pattern", pattern), (len(heads), len(tokens), len(tokens))
+    _expect(pattern.shape == shape, f"pattern {pattern.shape}", f"heads and tokens {shape}")
+    if pattern.size > MAX_ENTRIES:
         raise ValueError(
-            f"pattern {pattern.shape} does not fit {len(heads)} heads and {len(tokens)} tokens"
+            f"pattern: {pattern.size:,} entries would make the notebook megabytes larger; show "
+            f"fewer heads or a shorter text, at most {MAX_ENTRIES:,} entries"
         )
     # Three digits are all that can be seen, and keep the notebook small.
-    return _view(
-        "AttentionHeads",
-        attention=pattern.round(3),
-        tokens=list(tokens),
-        attentionHeadNames=list(heads),
-    )
-
-
-def tokens(strings: Sequence[str], values) -> HTML:
-    """Text with each token coloured by its value (negative red, positive blue)."""
-    values = _array("values", values)
-    if values.shape != (len(strings),):
-        raise ValueError(f"values {values.shape} do not fit {len(strings)} tokens")
-    return _view("ColoredTokens", tokens=list(strings), values=values.round(3))
-
-
-def _view(element: str, **props) -> HTML:
-    """A circuitsvis element; its text cannot end the script it stands in."""
-    place = f"circuits-vis-{uuid4().hex[:12]}"
-    safe = convert_props(props).replace("<", "\\u003c")
+    props = {"attention": pattern.round(3), "tokens": list(tokens), "attentionHeadNames": [*heads]}
+    safe = convert_props(props).replace("<", "\\u003c")  # no token ends the script it stands in
+    place, view = f"circuits-vis-{uuid4().hex[:12]}", "CircuitsVis.AttentionHeads"
     missing = json.dumps("This view needs the set-up cell: run it, then this cell again.")
     return HTML(
         f'<div id="{place}" style="margin: 15px 0; background: white; color: black"></div><script>'
-        f"if (window.CircuitsVis) CircuitsVis.render({place!r}, CircuitsVis.{element}, {safe});"
+        f"if (window.CircuitsVis) CircuitsVis.render({place!r}, {view}, {safe});"
         f"else document.getElementById({place!r}).textContent = {missing};</script>"
     )
 
 
-def _error_bars(spread, y: np.ndarray) -> dict:
+def _expect(fits: bool, what: str, labels: str) -> None:
+    if not fits:
+        raise ValueError(f"{what} do not fit {labels}")
+
+
+def _error_bars(spread, y: np.ndarray) -> dict | None:
+    if spread is None:
+        return None
     sizes = _array("spread", spread)
-    if sizes.shape != y.shape:
-        raise ValueError(f"spread {sizes.shape} does not fit values {y.shape}")
+    _expect(sizes.shape == y.shape, f"spread {sizes.shape}", f"values {y.shape}")
     return {"array": sizes.tolist()}
 
 
 def _array(name: str, values) -> np.ndarray:
     """A tensor on any device, an array or a list, as an array."""
-    if getattr(values, "is_meta", False):
-        raise ValueError(f"{name}: it is on the device 'meta', where tensors hold no numbers")
     if hasattr(values, "detach"):
         values = values.detach().float().cpu()
     try:
         return np.asarray(values, dtype=float)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, NotImplementedError):  # the last: no numbers on "meta"
         raise ValueError(f"{name}: expected numbers, in rows of one length") from None
 
 
+def _shown(label: str) -> str:
+    """A token as it is: plotly would read `<s>` as markup."""
+    return escape(str(label), quote=False)
+
+
 def _named(labels: Sequence[str]) -> dict:
-    """Axis ticks by place, not by name: repeated tokens would else fall on one tick."""
-    return {"tickvals": list(range(len(labels))), "ticktext": [str(label) for label in labels]}
+    """Axis ticks by place, not by name: repeated tokens would otherwise fall on one tick."""
+    return {"tickvals": list(range(len(labels))), "ticktext": [_shown(label) for label in labels]}
 
 
 def _finished(
-    figure: go.Figure, title: str, xlabel: str, ylabel: str, height: int = 380, legend: bool = False
+    figure: go.Figure,
+    title: str,
+    xlabel: str,
+    ylabel: str,
+    height: int = 380,
+    legend: bool = False,
+    note: str = "",
 ) -> go.Figure:
+    rows = [*map(_shown, wrap(title, 80)), *([f"<sup>{_shown(note)}</sup>"] if note else [])]
     figure.update_layout(
         template="none",  # plotly's own look costs 7 kB a figure in the saved notebook
-        title={"text": title, "x": 0.02, "xanchor": "left"},
+        title={"text": "<br>".join(rows), "x": 0.02, "xanchor": "left"},
         height=height,
         showlegend=legend,
-        margin={"l": 80, "r": 30, "t": 70, "b": 80},
+        margin={"l": 80, "r": 30, "t": 40 + 20 * len(rows), "b": 80},
         paper_bgcolor="white",
         plot_bgcolor="white",
     )
-    figure.update_xaxes(title=xlabel, automargin=True)
-    figure.update_yaxes(title={"text": ylabel, "standoff": 12}, automargin=True)
+    figure.update_xaxes(title=_shown(xlabel), automargin=True)
+    figure.update_yaxes(title={"text": _shown(ylabel), "standoff": 12}, automargin=True)
     return figure

@@ -7,13 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from helpers.inputs import (
-    expect_axes,
-    expect_finite,
-    expect_index,
-    expect_local,
-    expect_number,
-)
+from helpers import inputs
 from helpers.prompts import tokenize
 
 
@@ -26,21 +20,14 @@ def steering_vector(
     Each prompt counts once: the mean over its positions first, BOS left out (its stream is an
     outlier and the same in every prompt), then over prompts.
 
-    Args:
-        positive, negative: one prompt or several a side; best as pairs that differ in one thing.
-        layer: whose `resid_post` is read.
-
-    Returns:
-        A vector in the units of the residual stream; compare its norm with the stream's.
-
-    Raises:
-        TypeError, ValueError: no prompt, one that `helpers.prompts.tokenize` refuses, a layer out
-            of range, a vector of zero (the two sides are the same).
+    One prompt or several a side, best as pairs that differ in one thing. The vector is in the units
+    of the residual stream: compare its norm with the stream's. TypeError or ValueError for no
+    prompt, one that `helpers.prompts.tokenize` refuses, a layer out of range, a vector of zero.
 
     Source: Turner et al. 2023 (arXiv 2308.10248), who keep a difference for each position; averaged
     over pairs, Rimsky et al. 2023 (arXiv 2312.06681).
     """
-    expect_index("layer", layer, model.cfg.n_layers, "layers")
+    inputs.expect_index("layer", layer, model.cfg.n_layers, "layers")
     name = f"blocks.{layer}.hook_resid_post"
 
     def mean(side: str, prompts: str | Sequence[str]) -> Tensor:
@@ -70,23 +57,17 @@ def steer(
     Works around a plain call and around `model.generate`, with its key-value cache or without. The
     hook is gone afterwards, also after an exception.
 
-    Args:
-        vector: a direction, in the units of the residual stream.
-        layer: where it is added.
-        coefficient: how much of it; 0 changes nothing, a negative one steers the other way.
-
-    Raises:
-        TypeError, ValueError: a vector of another width, NaN or infinity in vector or coefficient,
-            a layer out of range.
-        RuntimeError: the model did not run within the `with`, so nothing was steered.
+    Coefficient 0 changes nothing, a negative one steers the other way. TypeError or ValueError for a
+    vector of another width, NaN or infinity, a layer out of range; RuntimeError where the model did
+    not run within the `with`, so that nothing was steered.
 
     Source: Turner et al. 2023 (arXiv 2308.10248).
     """
-    expect_local(model)
-    expect_index("layer", layer, model.cfg.n_layers, "layers")
-    expect_axes("vector", vector, "d_model", d_model=model.cfg.d_model)
-    addition = expect_number("coefficient", coefficient) * vector
-    expect_finite(f"coefficient {coefficient!r} * vector", addition)
+    inputs.expect_local(model)
+    inputs.expect_index("layer", layer, model.cfg.n_layers, "layers")
+    inputs.expect_axes("vector", vector, "d_model", d_model=model.cfg.d_model)
+    addition = inputs.expect_number("coefficient", coefficient) * vector
+    inputs.expect_finite(f"coefficient {coefficient!r} * vector", addition)
     calls = []
 
     def add(stream: Float[Tensor, "batch pos d_model"], hook) -> Tensor:

@@ -26,14 +26,8 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformer_lens.model_bridge import TransformerBridge
 
-from helpers.architecture import (
-    Unsupported,
-    expect_known,
-    parallel,
-    plain,
-    query_key_value,
-    sees_all,
-)
+from helpers import architecture
+from helpers.architecture import Unsupported, parallel, plain, query_key_value
 from helpers.engine import ATTENTION, HEADS, MLP, RESIDUAL, Cell
 from helpers.metrics import LastToken, Metric
 
@@ -49,7 +43,7 @@ class Live:
 
     stream: Float[Tensor, "rows d_model"]
     table: Int[np.ndarray, "runs pos"]
-    at: Int[np.ndarray, "rows"]  # the position of each row, as long as attention needs it
+    at: Int[np.ndarray, "rows"]  # the position of each row
 
     def join(
         self,
@@ -79,7 +73,8 @@ class Live:
         """Give a row to every state that attention has changed: a run's first live one and all
         after it (of one query a run: the last alone). Return the rows of `z`."""
         if z.shape[1] == 1:
-            self.stream = take(self.stream, self.table[:, -1])
+            last = self.table[:, -1]
+            self.stream, self.at = take(self.stream, last), self.at[last]
             self.table = np.arange(len(z))[:, None]
             return z[:, 0]
         own = np.logical_or.accumulate(self.table != self.table[0], axis=1)
@@ -96,12 +91,12 @@ def supports(model, positions: int) -> bool:
     if not isinstance(model, TransformerBridge) or model.training:
         return False
     try:
-        expect_known(model)
+        architecture.expect_known(model)
     except Unsupported:
         return False
     return (
         model.cfg.dtype in (torch.float32, torch.float64)
-        and sees_all(model, positions)
+        and architecture.sees_all(model, positions)
         and not getattr(model.original_model, "hf_device_map", None)  # spread over devices
         and type(plain(model.unembed)) is torch.nn.Linear
         and not _hooked(model)
