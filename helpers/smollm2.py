@@ -47,9 +47,7 @@ def files(load: Callable[[Path], TransformerBridge]) -> Path:
     Raises:
         ConnectionError: not here, and not to be had from here.
     """
-    usual = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "transformerlens-tutorials")
-    target = Path(os.environ.get("TUTORIAL_CACHE") or usual).expanduser() / NAME
-    if target.is_dir():
+    if (target := place()).is_dir():
         return target
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{NAME}-", dir=target.parent) as scratch:
@@ -64,6 +62,12 @@ def files(load: Callable[[Path], TransformerBridge]) -> Path:
             if not target.is_dir():
                 raise
     return target
+
+
+def place() -> Path:
+    """Where the model is kept, or will be."""
+    usual = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "transformerlens-tutorials")
+    return Path(os.environ.get("TUTORIAL_CACHE") or usual).expanduser() / NAME
 
 
 def _installed() -> Path | None:

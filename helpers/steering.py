@@ -57,9 +57,9 @@ def steer(
     Works around a plain call and around `model.generate`, with its key-value cache or without. The
     hook is gone afterwards, also after an exception.
 
-    Coefficient 0 changes nothing, a negative one steers the other way. TypeError or ValueError for a
-    vector of another width, NaN or infinity, a layer out of range; RuntimeError where the model did
-    not run within the `with`, so that nothing was steered.
+    Coefficient 0 changes nothing, a negative one steers the other way. TypeError or ValueError for
+    a vector of another width, NaN or infinity, a layer out of range; RuntimeError where the model
+    did not run within the `with`, so that nothing was steered.
 
     Source: Turner et al. 2023 (arXiv 2308.10248).
     """
