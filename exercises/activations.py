@@ -1,113 +1,354 @@
 """Checks of notebook 1's exercises."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache as once
+
 import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from transformer_lens.model_bridge import TransformerBridge
+from transformers import LlamaConfig, LlamaForCausalLM
 
-from exercises.grading import answer, exercise, expect
-from helpers.induction import previous_token_scores, repeated_tokens
+from exercises.grading import Unsolved, Wrong, answer, compare, exercise, expect, value
+from helpers.architecture import attention_bias, query_key_value
+from helpers.hub import quiet
+from helpers.induction import repeated_tokens
 
 
-@exercise("1.1", "Norms without BOS")
+@exercise("1.1", "Norms without position 0")
 def mean_norm(attempt) -> None:
-    """Planted streams: every vector's length is known."""
-    lengths = torch.tensor([[900.0, 3.0, 5.0], [700.0, 2.0, 2.0]])  # BOS first
-    direction = torch.tensor([0.6, 0.0, 0.8])
-    got = answer(attempt, lengths[..., None] * direction, like=torch.zeros(2))
-    expect(
-        not _close(got, torch.tensor([908 / 3, 704 / 3])), "BOS is counted: start at position 1."
-    )
-    expect(
-        not _close(got, torch.tensor([8 / 3, 4 / 3])),
-        "BOS is left out of the sum but still counted in the mean.",
-    )
-    expect(
-        not _close(got, torch.tensor([34**0.5, 8**0.5])),
-        "This is one norm over all positions; take the norm of each position, then the mean.",
-    )
-    expect(
-        _close(got, torch.tensor([4.0, 2.0])),
-        "Streams of length 3 and 5 after BOS should give 4. Norm over the last axis, mean over the "
-        "positions from 1 on.",
-    )
+    """Streams whose lengths are known, position 0 the longest by far."""
+    lengths = torch.tensor([[900.0, 3.0, 5.0, 4.0], [700.0, 2.0, 2.0, 5.0]])
+    resid = lengths[..., None] * torch.tensor([0.6, 0.0, 0.8])
+    mistakes = {
+        "Position 0 is counted: start at position 1.": lengths.mean(1),
+        "Position 0 is left out of the sum but still counted in the mean.": [3.0, 2.25],
+        "This is one norm over all positions; take the norm of each, then the mean.": (
+            resid[:, 1:].norm(dim=(1, 2))
+        ),
+        "This is the sum over the positions, not their mean.": [12.0, 9.0],
+        "The length of a vector is the root of its summed squares, not the sum of its entries.": (
+            resid[:, 1:].abs().sum(-1).mean(1)
+        ),
+        "This is the squared length; take the root.": resid[:, 1:].square().sum(-1).mean(1),
+        "You took the mean vector's length; take the length of each vector, then the mean.": (
+            (resid * torch.tensor([1.0, 1, -1, 1])[:, None])[:, 1:].mean(1).norm(dim=-1)
+        ),
+    }
+    turned = resid * torch.tensor([1.0, 1, -1, 1])[:, None]  # not all in one direction
+    compare(answer(attempt, turned), [4.0, 3.0], mistakes)
+    compare(answer(attempt, turned[:1, :3]), [4.0])  # another batch and length
 
 
-@exercise("1.2", "Where does each head look?")
-def looks_at(attempt) -> None:
-    """A planted pattern: head 0 rests on BOS and else looks at 2, head 1 looks at 1."""
-    pattern = torch.zeros(2, 4, 4)
-    pattern[:, 0, 0] = pattern[:, 1, 1] = 1.0
-    pattern[0, 3] = torch.tensor([0.6, 0.1, 0.3, 0.0])
-    pattern[1, 3] = torch.tensor([0.1, 0.5, 0.2, 0.2])
-    pattern[:, 2] = torch.tensor([0.0, 0.2, 0.8, 0.0])
-    got = answer(attempt, pattern, 3, like=torch.zeros(2)).tolist()
-    expect(
-        got != [0, 1], "Head 0 puts 0.6 on BOS; leave position 0 out before you take the largest."
-    )
-    expect(
-        got != [1, 0],
-        "Off by one: after cutting BOS off, index 0 means position 1. Add what you cut off.",
-    )
-    expect(got not in ([1, 3], [0, 3]), "Keys and queries are swapped: rows (axis 1) are queries.")
-    expect(got == [2, 1], f"From query 3 the heads look at positions 2 and 1; you say {got}.")
-    earlier = answer(attempt, pattern, 2, like=torch.zeros(2)).tolist()
-    expect(earlier == [2, 2], "Right for query 3 only; use the argument `query`.")
+class Only:
+    """A cache from which some activations can be read and no others."""
+
+    def __init__(self, cache, allowed: tuple[str, ...]):
+        self.cache, self.allowed = cache, allowed
+
+    def __getitem__(self, key):
+        name = key if isinstance(key, str) else key[0]
+        if name.rsplit(".hook_")[-1] not in self.allowed:
+            raise Wrong(f"{name!r} is not to be read here, only {' and '.join(self.allowed)}.")
+        return self.cache[key]
 
 
-@exercise("1.3", "Rebuild the stream")
-def rebuild(attempt, model, cache) -> None:
-    """The sum must be the cached stream after every block."""
-    for layer in range(model.cfg.n_layers):
-        wanted = cache["resid_post", layer]
-        got = answer(attempt, cache, layer, like=wanted)
-        if _close(got, wanted):
-            continue
+@exercise("1.2", "Rebuild the stream")
+def rebuild(attempt, model) -> None:
+    """The sum must be the stream after every block, on two models."""
+    for each in (model, second_model(model)):
+        _, cache = each.run_with_cache(each.to_tokens("The capital of Italy is", prepend_bos=True))
+        start = cache["resid_pre", 0]
+        allowed = Only(cache, ("attn_out", "mlp_out"))
+        for layer in range(each.cfg.n_layers):
+            right = cache["resid_post", layer]
+            mistakes = {
+                f"This is the stream *entering* block {layer}: `range(layer)` stops too early.": (
+                    cache["resid_pre", layer]
+                ),
+                f"The MLP of block {layer} is missing.": right - cache["mlp_out", layer],
+                f"The attention of block {layer} is missing.": right - cache["attn_out", layer],
+                "What the blocks add is there, but not what they add to: `start`.": right - start,
+                "Only one block is added; the stream holds what all of them wrote up to here.": (
+                    start + cache["attn_out", layer] + cache["mlp_out", layer]
+                ),
+                "Only the MLPs are added; attention writes too.": (
+                    start + sum(cache["mlp_out", i] for i in range(layer + 1))
+                ),
+                "Only attention is added; the MLPs write too.": (
+                    start + sum(cache["attn_out", i] for i in range(layer + 1))
+                ),
+            }
+            got = answer(attempt, start, allowed, layer)
+            compare(got, right, mistakes, tolerance=1e-3)
+
+
+@exercise("1.3", "Ablate a head at one position")
+def ablate_last(attempt, model) -> None:
+    """Second route: the head's share is taken off what attention adds, at the last position."""
+    for each in (model, second_model(model)):
+        texts = [f"The capital of {country} is" for country in ("Italy", "France")]
+        tokens = torch.cat([each.to_tokens(text, prepend_bos=True) for text in texts])
+        for layer, head in ((0, each.cfg.n_heads - 1), (each.cfg.n_layers - 1, 0)):
+            plain = each(tokens)
+            with unchanged(each, tokens):
+                got = answer(attempt, each, tokens, layer, head, like=plain)
+            expect(
+                not torch.allclose(got, plain, atol=1e-5),
+                "Nothing has changed: does the hook return the edited tensor, and is its name "
+                "right?",
+            )
+            before = (got - plain)[:, :-1]
+            expect(
+                bool(before.abs().max() < 1e-3 * (1 + plain.abs().max())),
+                "Predictions before the last position have changed: `z[:, :, head]` is every "
+                "position; write to the last one only.",
+            )
+            every = range(each.cfg.n_heads)
+            wrongly = _without(each, tokens, layer, [(head + 1) % len(every)]) - plain
+            elsewhere = _without(each, tokens, each.cfg.n_layers - 1 - layer, [head]) - plain
+            right = _without(each, tokens, layer, [head]) - plain
+            mistakes = {
+                "All heads of the layer are ablated: axis 2 of z chooses the head.": (
+                    _without(each, tokens, layer, every) - plain
+                )[:, -1],
+                f"This is another head than {layer}.{head}.": wrongly[:, -1],
+                f"This is another layer than {layer}.": elsewhere[:, -1],
+                "The first prompt of the batch only; there are two.": torch.stack(
+                    [right[0, -1], torch.zeros_like(right[0, -1])]
+                ),
+                "The head is halved, not removed.": (
+                    _without(each, tokens, layer, [head], 0.5) - plain
+                )[:, -1],
+            }
+            compare((got - plain)[:, -1], right[:, -1], mistakes, tolerance=1e-2)
+
+
+@exercise("1.4", "Find the head that attends one back")
+def previous_token_head(attempt, model) -> None:
+    """On the model itself its score is the largest or nearly; then the model is given another."""
+    n_layers, n_heads = model.cfg.n_layers, model.cfg.n_heads
+    with unchanged(model):
+        layer, head = _head(answer(attempt, model), n_layers, n_heads)
+    scores, to_self, to_first = (
+        torch.stack(each) for each in zip(*map(_back_self_first, _patterns(model)), strict=True)
+    )
+    if scores[layer, head] < 0.9 * scores.max():
         expect(
-            not _close(got, wanted - cache["hook_pos_embed"]),
-            "The position embedding is missing: the stream starts as token plus position.",
+            (layer, head) != divmod(to_self.argmax().item(), n_heads),
+            "This head attends to the token itself: use the diagonal one below.",
         )
         expect(
-            not _close(got, cache["resid_pre", layer]),
-            f"This is the stream *entering* block {layer}: `range(layer)` stops one too early.",
+            (layer, head) != divmod(to_first.argmax().item(), n_heads),
+            "This head rests on position 0, which is one back for query 1 only.",
         )
-        half = wanted - cache["mlp_out", layer]
-        expect(not _close(got, half), f"The MLP of block {layer} is missing.")
-        miss = (got - wanted).abs().max().item()
-        expect(False, f"After block {layer} your sum misses the stream by up to {miss:.2g}.")
+        expect(
+            False,
+            f"Head {layer}.{head} gives the previous token {scores[layer, head]:.2f} of its "
+            f"attention on random tokens; another gives it {scores.max():.2f}.",
+        )
+    for planted in ((0, n_heads - 1), (n_layers - 1, 0)):
+        with model.hooks(fwd_hooks=_one_back(n_layers, *planted)):
+            got = _head(answer(attempt, model), n_layers, n_heads)
+        expect(
+            got == planted,
+            f"Right on this model. But made to have another head that attends one back, "
+            f"{planted[0]}.{planted[1]}, you still say {got[0]}.{got[1]}: search all heads.",
+        )
 
 
-@exercise("1.4", "Silence a head at one position")
-def silence_last(attempt, model, tokens) -> None:
-    """Second route: the same head, silenced by setting its output weights to zero."""
-    layer, head = 1, model.cfg.n_heads - 1
-    untouched = model(tokens)
-    got = answer(attempt, model, tokens, layer, head, like=untouched)
-    expect(
-        not torch.allclose(got, untouched, atol=1e-5),
-        "Nothing has changed: does the hook return the edited tensor, and is its name right?",
+@exercise("1.5", "Which neurons write position 0?")
+def neuron_writers(neuron_shares, norm_without, model) -> None:
+    """Shares against a second route, on two models; then what is left without the found ones."""
+    for each in (model, second_model(model)):
+        tokens = each.to_tokens("The capital of Italy is", prepend_bos=True)
+        _, cache = each.run_with_cache(tokens)
+        for layer in (0, each.cfg.n_layers - 1):
+            post, W_out = cache["post", layer][0], each.W_out[layer]
+            total = post[0] @ W_out  # what the neurons write together, the bias left out
+            right = post[0] * (W_out @ total) / total.square().sum()
+            out = cache["mlp_out", layer][0, 0]
+            length = (post[0][:, None] * W_out).norm(dim=-1)
+            last = post[-1] @ W_out
+            mistakes = {
+                "these are dot products; divide by the squared length of the sum.": (
+                    right * total.square().sum()
+                ),
+                "these are lengths in the direction of the sum; divide by its length once more.": (
+                    right * total.norm()
+                ),
+                "these are lengths, which have no sign and do not add up; use the dot product with "
+                "the sum.": length / length.sum(),
+                "these are the lengths of what each writes; a share says how far it goes the way "
+                "of the sum.": length,
+                "this is the last position; wanted is position 0.": (
+                    post[-1] * (W_out @ last) / last.square().sum()
+                ),
+                "this is what they say, `post`; multiply with W_out.": post[0],
+                "read `post`, after the non-linearity, not `pre`.": (
+                    cache["pre", layer][0, 0] * (W_out @ total) / total.square().sum()
+                ),
+                "the MLP's bias is in the whole; it belongs to no neuron. Sum what the neurons "
+                "write.": post[0] * (W_out @ out) / out.square().sum(),
+                "this is layer 0; use the argument `layer`.": (
+                    cache["post", 0][0, 0] * (each.W_out[0] @ total) / total.square().sum()
+                ),
+            }
+            with _step(1):
+                compare(answer(neuron_shares, each, cache, layer), right, mistakes, 1e-2)
+    for each in (model, second_model(model)):
+        tokens = each.to_tokens("The capital of Italy is", prepend_bos=True)
+        _, cache = each.run_with_cache(tokens)
+        layer = max(range(each.cfg.n_layers), key=lambda i: _mlp_share(cache, i))
+        post, stream = cache["post", layer][0], cache["resid_post", layer][0]
+        writes = post[0][:, None] * each.W_out[layer]  # (neuron, d_model)
+        order = (writes @ writes.sum(0)).argsort(descending=True)
+        for count in (2, 5):
+            gone = writes[order[:count]].sum(0)
+            mistakes = {
+                "nothing was removed; does the hook return the edited tensor?": stream[0].norm(),
+                "this is the last position; wanted is position 0.": stream[-1].norm(),
+                "these neurons alone are left; wanted is all but them.": (
+                    stream[0] - writes.sum(0) + gone
+                ).norm(),
+                "these are the neurons of smallest share.": (
+                    stream[0] - writes[order[-count:]].sum(0)
+                ).norm(),
+                "this is one neuron too few.": (stream[0] - gone + writes[order[count - 1]]).norm(),
+                "this is the MLP's output; wanted is the stream after the block.": (
+                    cache["mlp_out", layer][0, 0] - gone
+                ).norm(),
+                "this is the norm over all positions; wanted is position 0.": (
+                    torch.cat([stream[:1] - gone, stream[1:]]).norm()
+                ),
+            }
+            with _step(2), unchanged(each, tokens):
+                got = answer(norm_without, each, tokens, layer, count)
+                compare(got, (stream[0] - gone).norm(), mistakes)
+
+
+@exercise("1.6", "Weigh attention by what it moves")
+def weigh(messages, position_0, model) -> None:
+    """Messages against a second route, and summed against what attention adds, on two models."""
+    for each in (model, second_model(model)):
+        tokens = each.to_tokens("The capital of Italy is", prepend_bos=True)
+        _, cache = each.run_with_cache(tokens)
+        for layer in (0, each.cfg.n_layers - 1):
+            right, even = _messages(each, cache, layer), torch.ones(1, 1, 1)
+            mistakes = {
+                "the pattern is not in it: a key's value counts as much as it is attended to.": (
+                    _messages(each, cache, layer, even).expand_as(right)
+                ),
+                "keys and queries are swapped: axis 1 is the query.": right.transpose(1, 2),
+                "this is layer 0; use the argument `layer`.": _messages(each, cache, 0),
+            }
+            with _step(1):
+                got = value(answer(messages, each, cache, layer), like=right)
+                whole = got.sum((0, 2)) + attention_bias(each)[layer].to(got)
+                compare(got, right, mistakes, 1e-2)
+                compare(whole, cache["attn_out", layer][0], tolerance=1e-2)
+    for each in (model, second_model(model)):
+        tokens = each.to_tokens("The capital of Italy is", prepend_bos=True)
+        _, cache = each.run_with_cache(tokens)
+        layers = range(each.cfg.n_layers)
+        attention = torch.stack([cache["pattern", i][0] for i in layers])
+        lengths = torch.stack([_messages(each, cache, i).norm(dim=-1) for i in layers])
+        every = torch.stack([attention, lengths / lengths.sum(-1, keepdim=True)])[..., 0]
+        right = every[..., 2:].mean(-1)  # (2, layer, head)
+        raw = torch.stack([attention, lengths])[..., 2:, 0].mean(-1)
+        whole = torch.stack([attention, lengths])[..., 2:, :].sum(-2)
+        by_head = lengths[..., 2:, :] / lengths[..., 2:, :].sum((-1, -2), keepdim=True)
+        mistakes = {
+            "queries 0 and 1 are in the mean; they have hardly a choice.": every.mean(-1),
+            "query 1 is in the mean; start at query 2.": every[..., 1:].mean(-1),
+            "the two are in the other order: attention first.": right.flip(0),
+            "lengths are not shares yet: divide by their sum over a query's keys.": raw,
+            "this is the share of the mean over queries; take the share of each query first.": (
+                whole[..., 0] / whole.sum(-1)
+            ),
+            "this is the last query alone; take the mean from query 2 on.": every[..., -1],
+            "these are shares of all that a head moves; each query's shares add up to 1.": (
+                torch.stack([right[0], by_head[..., 0].sum(-1)])
+            ),
+        }
+        with _step(2):
+            compare(value(answer(position_0, each, tokens)), right, mistakes, 1e-2)
+
+
+# Second routes and models whose truth is another
+
+
+@once
+def _random(tokenizer, device: str) -> TransformerBridge:
+    """A Llama of 3 layers with random weights: heads share keys, no bias, positions rotate."""
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=48,
+        intermediate_size=64,
+        num_hidden_layers=3,
+        num_attention_heads=6,
+        num_key_value_heads=2,
+        max_position_embeddings=128,
     )
-    expect(
-        torch.allclose(got[:, :-1], untouched[:, :-1], atol=1e-4),
-        "Predictions before the last position have changed: `z[:, :, head]` is every position; "
-        "write to the last one only.",
-    )
-
-    wanted = _silenced(model, tokens, layer, [head])
-    every = _silenced(model, tokens, layer, range(model.cfg.n_heads))
-    expect(
-        not torch.allclose(got[:, -1], every[:, -1], atol=1e-4),
-        "All heads of the layer are silent: axis 2 of z chooses the head.",
-    )
-    expect(
-        torch.allclose(got[:, -1], wanted[:, -1], rtol=1e-3, atol=1e-3),
-        f"The last prediction is not the one without head {layer}.{head}; is it another head, "
-        "another layer, or a value other than 0?",
-    )
+    network = LlamaForCausalLM(config)
+    generator = torch.Generator().manual_seed(0)
+    for parameter in network.parameters():
+        torch.nn.init.normal_(parameter, std=0.3, generator=generator)
+    with quiet():
+        model = TransformerBridge.boot_transformers(
+            "random", hf_model=network.to(device), tokenizer=tokenizer, device=device
+        )
+        model.enable_compatibility_mode()
+    return model.eval()
 
 
-def _silenced(model, tokens, layer: int, heads) -> torch.Tensor:
+def second_model(model) -> TransformerBridge:
+    """Another model with the tokenizer of this one, so that no answer fits one model only."""
+    return _random(model.tokenizer, str(model.cfg.device))
+
+
+@contextmanager
+def unchanged(model, tokens: Int[Tensor, "batch pos"] | None = None) -> Iterator[None]:
+    """Within the `with` no hook and no changed weight is left on the model, else `Wrong`."""
+    before, stays = model(tokens) if tokens is not None else None, False
+    try:
+        yield
+    finally:
+        if any(point.has_hooks() for point in model.hook_dict.values()):
+            model.reset_hooks()
+            stays = True
+    expect(
+        not stays,
+        "a hook stays on the model and changes every later run; `run_with_hooks`, or `with "
+        "model.hooks(...)`, takes it off again.",
+    )
+    if before is not None:
+        expect(
+            torch.allclose(model(tokens), before, atol=1e-4),
+            "the model computes something else after your function: weights or a hook of torch's "
+            "stay changed. Load the model again.",
+        )
+
+
+@contextmanager
+def _step(number: int) -> Iterator[None]:
+    """A step's faults are told with its number; one that is still to do waits for those before."""
+    try:
+        yield
+    except Unsolved:
+        if number == 1:
+            raise
+        raise Wrong(f"right up to here; step {number} is still to do.") from None
+    except Wrong as wrong:
+        raise Wrong(f"step {number}: {wrong}") from None
+
+
+def _without(model, tokens, layer: int, heads, part: float = 1.0) -> Float[Tensor, "batch pos v"]:
     """Logits with these heads' share taken off the attention's output at the last position."""
     _, cache = model.run_with_cache(tokens)
-    z, out = cache["z", layer][:, -1], model.blocks[layer].attn.W_O
-    share = torch.stack([z[:, h] @ out[h] for h in heads]).sum(0)  # (batch, d_model)
+    z, out = cache["z", layer][:, -1], model.W_O[layer]
+    share = part * torch.stack([z[:, h] @ out[h] for h in heads]).sum(0)  # (batch, d_model)
 
     def less(attn_out, hook):
         attn_out = attn_out.clone()
@@ -117,44 +358,62 @@ def _silenced(model, tokens, layer: int, heads) -> torch.Tensor:
     return model.run_with_hooks(tokens, fwd_hooks=[(f"blocks.{layer}.hook_attn_out", less)])
 
 
-@exercise("1.5", "Find the head that looks one back")
-def previous_token_head(attempt, model) -> None:
-    """The found head's score is the largest, or all but."""
-    found = answer(attempt, model)
-    expect(
-        isinstance(found, tuple) and len(found) == 2 and all(isinstance(i, int) for i in found),
-        "Return (layer, head), two ints; `divmod(index, n_heads)` and `.item()` help.",
-    )
-    layer, head = found
-    layers, heads = model.cfg.n_layers, model.cfg.n_heads
-    expect(
-        0 <= layer < layers and 0 <= head < heads,
-        f"There is no head {layer}.{head}: layers run to {layers - 1}, heads to {heads - 1}. Have "
-        "you swapped the two?",
-    )
-    tokens = repeated_tokens(model, 20, 8, seed=1)
-    _, cache = model.run_with_cache(tokens)
-    scores = torch.stack([previous_token_scores(cache["pattern", i]) for i in range(layers)])
-    to_self = torch.stack(
-        [
-            cache["pattern", i].diagonal(dim1=-2, dim2=-1)[..., 1:].mean((0, 2))
-            for i in range(layers)
-        ]
-    )
-    to_bos = torch.stack([cache["pattern", i][:, :, 2:, 0].mean((0, 2)) for i in range(layers)])
-    if scores[layer, head] < 0.9 * scores.max():
-        diagonal = divmod(to_self.argmax().item(), heads)
-        sink = divmod(to_bos.argmax().item(), heads)
-        expect(
-            found != diagonal, "This head looks at the token itself: use the diagonal one below."
-        )
-        expect(found != sink, "This head rests on BOS; the first key is always position 0. Offset!")
-        expect(
-            False,
-            f"Head {layer}.{head} gives the previous token {scores[layer, head]:.2f} of its "
-            f"attention on random tokens; another gives it {scores.max():.2f}.",
-        )
+def _mlp_share(cache, layer: int) -> float:
+    """How long the MLP's output is against the stream after the block, at position 0."""
+    return (cache["mlp_out", layer][0, 0].norm() / cache["resid_post", layer][0, 0].norm()).item()
 
 
-def _close(got: torch.Tensor, wanted: torch.Tensor) -> bool:
-    return torch.allclose(got, wanted, rtol=1e-4, atol=1e-3)
+def _messages(model, cache, layer: int, pattern=None) -> Float[Tensor, "head query key d_model"]:
+    """What each head moves from key to query, for the first prompt."""
+    v = query_key_value(model, layer, cache["resid_pre", layer])[2][0]  # (head, key, d_head)
+    written = torch.einsum("hkd, hdm -> hkm", v, model.W_O[layer])
+    pattern = cache["pattern", layer][0] if pattern is None else pattern.to(v)
+    return pattern[..., None] * written[:, None]
+
+
+def _patterns(model) -> list[Float[Tensor, "batch head query key"]]:
+    """On random tokens, where no head attends one back for the sake of the words."""
+    _, cache = model.run_with_cache(
+        repeated_tokens(model, 20, 8, seed=1), names_filter=lambda name: "pattern" in name
+    )
+    return [cache["pattern", layer] for layer in range(model.cfg.n_layers)]
+
+
+def _back_self_first(pattern: Float[Tensor, "batch head query key"]) -> list[Tensor]:
+    """Mean attention of each head to the position before, to itself and to position 0."""
+    one_back = pattern.diagonal(-1, -2, -1)[..., 1:]
+    itself = pattern.diagonal(0, -2, -1)[..., 1:]
+    return [each.mean((0, -1)) for each in (one_back, itself, pattern[..., 2:, 0])]
+
+
+def _one_back(n_layers: int, layer: int, head: int) -> list:
+    """Hooks under which every head attends evenly, and the one at (layer, head) one back."""
+
+    def replace(pattern, hook):
+        even = torch.ones_like(pattern).tril()
+        even = even / even.sum(-1, keepdim=True)
+        if hook.layer() == layer:
+            n = pattern.shape[-1]
+            back = torch.eye(n, device=pattern.device).roll(-1, 1).T  # (query, key)
+            back[0] = torch.eye(n, device=pattern.device)[0]
+            even[:, head] = back.to(even)
+        return even
+
+    return [(f"blocks.{i}.attn.hook_pattern", replace) for i in range(n_layers)]
+
+
+def _head(given, n_layers: int, n_heads: int) -> tuple[int, int]:
+    """The answer as (layer, head), whatever holds the two numbers; else `Wrong`."""
+    given = value(given)
+    try:
+        layer, head = (int(i) for i in given)
+    except (TypeError, ValueError):
+        raise Wrong(
+            "Return (layer, head), two ints; `divmod(index, n_heads)` and `.item()` help."
+        ) from None
+    expect(
+        0 <= layer < n_layers and 0 <= head < n_heads,
+        f"There is no head {layer}.{head}: layers run to {n_layers - 1}, heads to {n_heads - 1}. "
+        "Have you swapped the two?",
+    )
+    return layer, head

@@ -1,226 +1,159 @@
 """Checks of notebook 4's exercises."""
 
-from math import log
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache as once
+from math import prod
+from types import SimpleNamespace
 
 import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from transformer_lens.model_bridge import TransformerBridge
+from transformers import LlamaConfig, LlamaForCausalLM
 
-from exercises.grading import answer, exercise, expect, value
-from helpers.induction import induction_scores, repeated_tokens
+from exercises.grading import Unsolved, Wrong, answer, compare, exercise, expect, value
+from helpers.ablation import ablate
+from helpers.hub import quiet
+from helpers.induction import repeated_tokens
 from helpers.metrics import next_token_log_probs
+from helpers.models import EMBEDDED, load_model
 
 
 @exercise("4.1", "Build the rows")
 def repeat_rows(attempt) -> None:
-    """Properties of what is drawn, from ids that are no positions in their own list."""
-    ids, bos, n, batch = torch.tensor([11, 13, 17, 19, 23, 29, 31, 37]), 5, 6, 50
-    rows = torch.as_tensor(answer(attempt, ids, bos, n, batch))
-    expect(rows.ndim == 2, f"Two axes are expected, row and position; you give {rows.ndim}.")
-    width = rows.shape[1]
-    expect(
-        width != 2 * n,
-        "BOS is missing: a row is one token longer than its two blocks.",
-    )
-    expect(
-        width != 2 * n + 2,
-        "One token too many: BOS stands at the start only, not between the blocks.",
-    )
-    expect(width != n + 1, "There is only one block; the same block must follow it.")
-    value(rows, like=torch.zeros(batch, 2 * n + 1))
-    expect(not rows.is_floating_point(), "Token ids are whole numbers; yours are floats.")
-    expect(bool((rows[:, 0] == bos).all()), "Position 0 of every row must hold BOS.")
-
-    first, second = rows[:, 1 : n + 1], rows[:, n + 1 :]
-    if not torch.equal(first, second):
+    """Properties of what is drawn, from ids that are no places in their own list."""
+    for ids, bos, n, batch in (
+        ([11, 13, 17, 19, 23, 29, 31, 37], 5, 6, 50),
+        ([40, 50, 60], 2, 4, 30),
+    ):
+        given = answer(attempt, torch.tensor(ids), bos, n, batch)
         expect(
-            not torch.equal(rows[:, 1::2], rows[:, 2::2]),
+            hasattr(given, "__len__") and len(given) and hasattr(given[0], "__len__"),
+            "Two axes are expected, row and position.",
+        )
+        widths = {
+            2 * n: "BOS is missing: a row is one token longer than its two blocks.",
+            2 * n + 2: "One token too many: BOS stands at the start, not between the blocks.",
+            n + 1: "There is only one block; the same block must follow it.",
+        }
+        expect(len(given[0]) not in widths, widths.get(len(given[0]), "-"))
+        rows = value(given, like=torch.zeros(batch, 2 * n + 1))
+        expect(bool((rows == rows.round()).all()), "Token ids are whole numbers.")
+        expect(bool((rows[:, 0] == bos).all()), "Position 0 of every row must hold BOS.")
+        first, second = rows[:, 1 : n + 1], rows[:, n + 1 :]
+        twice = torch.equal(rows[:, 1::2], rows[:, 2::2]) and not torch.equal(first, second)
+        expect(
+            not twice,
             "Each token stands there twice in a row, A A B B; wanted is A B A B. "
             "`repeat_interleave` repeats tokens, `cat` or `repeat` repeats blocks.",
         )
         same = torch.equal(first.sort(1).values, second.sort(1).values)
         expect(
-            not same, "The second block has the right tokens in another order: nothing to continue."
+            torch.equal(first, second) or not same,
+            "The second block has the right tokens in another order: nothing to continue.",
         )
-        expect(False, "The second block is drawn anew; put the same block there again.")
-    expect(bool((first != first[:1]).any()), "All rows have the same block; draw one for each.")
-    expect(
-        bool((first != first[:, :1]).any()), "A block is one token again and again; draw n tokens."
-    )
-    allowed = torch.isin(rows[:, 1:], ids.to(rows.device))
-    expect(
-        bool(allowed.all()) or bool((rows[:, 1:] >= len(ids)).any()),
-        "These are places in `ids`, 0, 1, 2, …, not the ids that stand there.",
-    )
-    expect(bool(allowed.all()), "A block holds a token that is not among `ids`.")
-    missing = set(ids.tolist()) - set(rows[:, 1:].flatten().tolist())
-    expect(
-        not missing,
-        f"In {batch} rows these ids never come up: {sorted(missing)}. The upper bound of `randint` "
-        "is already left out.",
-    )
+        expect(
+            torch.equal(first, second),
+            "The second block is drawn anew; put the same block there again.",
+        )
+        expect(bool((first != first[:1]).any()), "All rows have one block; draw one for each.")
+        expect(bool((first != first[:, :1]).any()), "A block is one token repeated; draw n tokens.")
+        allowed = torch.isin(rows[:, 1:], torch.tensor(ids).to(rows))
+        expect(
+            bool(allowed.all()) or bool((rows[:, 1:] >= len(ids)).any()),
+            "These are places in `ids`, 0, 1, 2, …, not the ids that stand there.",
+        )
+        expect(bool(allowed.all()), "A block holds a token that is not among `ids`.")
+        missing = set(ids) - set(rows[:, 1:].flatten().int().tolist())
+        expect(
+            not missing,
+            f"In {batch} rows these ids never come up: {sorted(missing)}. The upper bound of "
+            "`randint` is already left out.",
+        )
 
 
 @exercise("4.2", "Score each row")
 def induction_cells(attempt) -> None:
-    """Planted heads with a known share in each motif's cell; what is left over is on BOS."""
-    n = 5
-    share = torch.tensor([0.2, 0.9, 0.4, 0.6, 0.8])  # of queries n+1 .. 2n; its mean is 0.58
-    strong = torch.tensor([1.0, 0.5, 1.0, 1.0, 0.75])  # 0.85
-    rows = [
-        # an induction, a duplicate-token, a previous-token head, one that looks a token too far;
-        # then three induction heads, and one that does two things
-        [_plant(n, {back: share}) for back in (n - 1, n, 1, n - 2)],
-        [_plant(n, {n - 1: strong})] * 3 + [_plant(n, {n - 1: share / 2, n: share / 2})],
-    ]
-    pattern = torch.stack([torch.stack(row) for row in rows])  # (row, head, query, key)
-    wanted = torch.tensor([[0.58, 0, 0, 0], [0.85, 0.85, 0.85, 0.29]])
-    got = _given(attempt, pattern, n, like=wanted)
+    """Toy heads with a known share in each motif's cell; what is left over is on BOS."""
+    shares = torch.tensor([0.2, 0.9, 0.4, 0.6, 0.8, 0.1, 0.7])  # of queries n+1, n+2, …
+    for n in (5, 7):
+        mine, weaker = shares[:n], shares[:n] / 2
+        heads = [{back: mine} for back in (n - 1, n, 1, n - 2)]  # the last a token too far
+        mixed = [{n - 1: weaker, n: mine / 3}, {n - 1: weaker, 1: mine / 4}, {n: weaker}, {}]
+        pattern = torch.stack([torch.stack([_toy(n, h) for h in row]) for row in (heads, mixed)])
 
-    def stripe(back, start=n + 1):
-        return pattern.diagonal(-back, -2, -1)[..., start - back :]
+        def stripe(back, start, pattern=pattern):
+            return pattern.diagonal(-back, -2, -1)[..., start - back :]
 
-    if not _close(got, wanted):
-        right = stripe(n - 1)
-        expect(
-            not _close(got, stripe(n).mean(-1)),
+        right = stripe(n - 1, n + 1)
+        mistakes = {
             "Off by one: key `j` is the duplicate-token cell. The token that came next stands one "
-            "position further.",
-        )
-        expect(
-            not _close(got, stripe(n - 2).mean(-1)),
-            "Off by one: this is two positions after the first occurrence, not one.",
-        )
-        expect(not _close(got, stripe(1).mean(-1)), "This is the previous-token cell, one back.")
-        expect(
-            not _close(got, stripe(n - 1, n - 1).mean(-1)),
+            "position further.": stripe(n, n + 1).mean(-1),
+            "Off by one: this is two positions after the first occurrence, not one.": (
+                stripe(n - 2, n + 1).mean(-1)
+            ),
+            "This is the previous-token cell, one back.": stripe(1, n + 1).mean(-1),
             "The whole diagonal is too long: it starts in the first copy, with BOS as a key, where "
-            "there is nothing to continue. Keep the last n queries.",
-        )
-        expect(
-            not _close(got, stripe(n - 1, n).mean(-1)),
-            "The last query of the first copy is counted; start at query n + 1.",
-        )
-        expect(
-            not _close(got, right[..., :-1].mean(-1)) and not _close(got, right[..., 1:].mean(-1)),
-            "One query of the second copy is left out: j goes from 1 to n, both counted.",
-        )
-        expect(not _close(got, right.sum(-1)), "This is a sum over the queries, not their mean.")
-        expect(not _close(got, right.amax(-1)), "This is the best query, not the mean over them.")
-        expect(
-            bool((got != 0).any()),
-            "All scores are 0: query and key are swapped, and no head can look ahead. "
-            "The order of the axes is row, head, query, key.",
-        )
-        expect(
-            False,
-            f"A head with 0.2, 0.9, 0.4, 0.6 and 0.8 in its five cells scores 0.58, not "
-            f"{got[0, 0]:.2f}.",
-        )
-    short = torch.stack([_plant(3, {2: share[:3]}), _plant(3, {3: share[:3]})])[None]
-    expect(
-        _close(_given(attempt, short, 3, like=short[..., 0, 0]), torch.tensor([[0.5, 0.0]])),
-        "Right for blocks of 5 tokens only; use the argument `n`.",
-    )
+            "there is nothing to continue. Keep the last n queries.": stripe(n - 1, n - 1).mean(-1),
+            "The last query of the first copy is counted; start at query n + 1.": (
+                stripe(n - 1, n).mean(-1)
+            ),
+            "The last query is left out: j goes from 1 to n, both counted.": (
+                right[..., :-1].mean(-1)
+            ),
+            "The first query is left out: j goes from 1 to n, both counted.": (
+                right[..., 1:].mean(-1)
+            ),
+            "This is a sum over the queries, not their mean.": right.sum(-1),
+            "This is the best query, not the mean over them.": right.amax(-1),
+            "All scores are 0: query and key are swapped, and no head can attend ahead. The axes "
+            "are row, head, query, key.": torch.zeros(2, 4),
+        }
+        compare(answer(attempt, pattern, n), right.mean(-1), mistakes)
 
 
-@exercise("4.3", "The loss on the second copy")
-def copy_loss(attempt) -> None:
-    """Planted predictions: each position gives its next token a power of one half."""
-    halvings = torch.tensor([[3, 2, 5, 4, 6, 1, 2, 4, 3], [4, 6, 3, 5, 2, 2, 3, 5, 1]]).float()
-    block = torch.tensor([[3, 1, 4, 2], [6, 5, 2, 7]])
-    logits, tokens, n = _predict(halvings, block)
-    wanted = halvings[:, n + 1 : 2 * n].mean(1) * log(2)
-    got = _given(attempt, logits, tokens, n, like=wanted)
-    log_probs = logits.log_softmax(-1)
-
-    def loss(start, shift):  # mean over targets start .. 2n, read `shift` positions earlier
-        targets = tokens[:, start:, None]
-        return -log_probs[:, start - shift : 2 * n + 1 - shift].gather(-1, targets).mean((1, 2))
-
-    if not _close(got, wanted):
-        expect(
-            not _close(got, -wanted), "A loss is minus the log-probability: the sign is missing."
-        )
-        expect(not _close(got, wanted / log(2)), "This is in bits: base 2. Nats need base e.")
-        expect(
-            not _close(got, wanted * (n - 1)),
-            "This is a sum over the tokens; wanted is their mean.",
-        )
-        expect(
-            not any(_close(got, loss(start, 0)) for start in (n + 1, n + 2)),
-            "Off by one: position i predicts token i + 1. You ask each position for its own token.",
-        )
-        expect(
-            not any(_close(got, loss(start, 2)) for start in (n + 1, n + 2)),
-            "Off by one, the other way: you read two positions before the token, not one.",
-        )
-        expect(
-            not _close(got, loss(n + 1, 1)),
-            "The second copy's first token is counted. Nothing announces it; start at position "
-            "n + 2.",
-        )
-        expect(not _close(got, loss(1, 1)), "This is the mean over the whole row, both copies.")
-        raw = logits[:, n + 1 : 2 * n].gather(-1, tokens[:, n + 2 :, None]).mean((1, 2))
-        expect(
-            not _close(got, raw) and not _close(got, -raw),
-            "These are logits: make log-probabilities of them with `log_softmax`.",
-        )
-        probs = (-halvings[:, n + 1 : 2 * n] * log(2)).exp().mean(1)
-        expect(
-            not _close(got, probs) and not _close(got, -probs.log()),
-            "Take the logarithm of each probability, and the mean after it.",
-        )
-        expect(
-            not _close(got, wanted.mean().expand(2)),
-            "The mean is over tokens; keep the rows apart.",
-        )
-        expect(False, f"Row 0 should have {wanted[0]:.3f} nats; you give {got[0]:.3f}.")
-    short = _predict(halvings[:, :7], block[:, :3])
-    expect(
-        _close(_given(attempt, *short, like=wanted), halvings[:, 4:6].mean(1) * log(2)),
-        "Right for blocks of 4 tokens only; use the argument `n`.",
-    )
-
-
-@exercise("4.4", "A threshold from the null")
+@exercise("4.3", "A threshold from the null")
 def above_null(attempt) -> None:
-    """Planted scores around a null that has one high head in one row."""
+    """Made-up scores around a null that has one high head in one row."""
     scores = torch.tensor([[0.08, 0.10, 0.33, 0.34], [0.12, 0.35, 0.05, 0.50], [0.38, 0.9, 0, 0.2]])
     null = torch.full((4, 3, 4), 0.01)
     null[0, 1, 0], null[2, 0, 3], null[3, 2, 2] = 0.06, 0.35, 0.15
-    wanted = [(2, 1), (1, 3), (2, 0)]
-    got = _heads(answer(attempt, scores, null), scores)
-    if got != wanted:
-        swapped = [(head, layer) for layer, head in wanted]
-        expect(got != swapped, "Layer and head are swapped: give (layer, head).")
-        expect(got != wanted[::-1], "The order is turned round: the strongest head comes first.")
-        expect(
-            sorted(got) != sorted(wanted),
-            "The right heads in the wrong order: sort by score, the strongest first.",
-        )
-        expect(
-            set(got) != {*wanted, (1, 1)},
-            "A head with exactly the null's highest score passes; it must be above it.",
-        )
 
-        def above(limit):
-            return {tuple(place) for place in (scores > limit).nonzero().tolist()}
+    def above(limit):
+        places = [tuple(place) for place in (scores > limit).nonzero().tolist()]
+        return sorted(places, key=lambda place: -scores[place])
 
-        limits = {
-            "This is the bare threshold of 0.3. The null says how high chance can go.": 0.3,
-            "Each head is compared with its own null only. Chance has as many tries as there are "
-            "heads: take the highest score of any head.": null.amax(0),
-            "Only the null's first row counts; take the highest of all rows.": null[0].max(),
-            "The rows are averaged before the maximum: the threshold is the highest score on a "
-            "single row.": null.mean(0).max(),
-            "This is the null's mean. Chance goes above its own mean again and again.": null.mean(),
-            "Mean and standard deviation fit a bell curve. This null is not one: take its highest "
-            "score.": null.mean() + 2 * null.std(),
-        }
-        for reason, limit in limits.items():
-            expect(set(got) != above(limit), reason)
-        expect(False, f"The null goes up to {null.max():.2f}; above it are {wanted}, not {got}.")
-    flat = torch.full((2, 2, 2), 0.04)
-    low = torch.tensor([[0.01, 0.05], [0.03, 0.06]])
+    right, got = above(null.max()), _heads(answer(attempt, scores, null), scores)
+    each_own = (
+        "Each head is compared with its own null only. Chance has as many tries as there are "
+    )
+    mistakes = {
+        "Layer and head are swapped: give (layer, head).": [place[::-1] for place in right],
+        "The order is turned round: the strongest head comes first.": right[::-1],
+        "A head with exactly the null's highest score passes; it must be above it.": (
+            above(null.max() - 1e-6)
+        ),
+        "This is the bare threshold of 0.3. The null says how high chance can go.": above(0.3),
+        f"{each_own}heads: take the highest score of any head.": above(null.amax(0)),
+        "Only the null's first row counts; take the highest of all rows.": above(null[0].max()),
+        "The rows are averaged before the maximum: the threshold is the highest score on a single "
+        "row.": above(null.mean(0).max()),
+        "This is the null's mean. Chance goes above its own mean again and again.": (
+            above(null.mean())
+        ),
+        "Mean and standard deviation fit a bell curve. This null is not one: take its highest "
+        "score.": above(null.mean() + 2 * null.std()),
+    }
+    if got != right:
+        for message, wrong in mistakes.items():
+            other = set(wrong) != set(right)  # of other heads, the order does not matter
+            expect(got != wrong and not (other and set(got) == set(wrong)), message)
+        expect(
+            set(got) != set(right), "The right heads in the wrong order: the strongest comes first."
+        )
+        expect(False, f"The null goes up to {null.max():.2f}; what is above it is not {got}.")
+    low, flat = torch.tensor([[0.01, 0.05], [0.03, 0.06]]), torch.full((2, 2, 2), 0.04)
     expect(
         _heads(answer(attempt, low, flat), low) == [(1, 1), (0, 1)],
         "With a null up to 0.04, scores of 0.06 and 0.05 must pass: the threshold is not read "
@@ -232,57 +165,280 @@ def above_null(attempt) -> None:
     )
 
 
-@exercise("4.5", "The costliest head")
-def costliest(attempt, model) -> None:
-    """Measure the named head, the others (24, where there are many), and their scores."""
-    got = answer(attempt, model)
-    shape = (model.cfg.n_layers, model.cfg.n_heads)
-    expect(
-        isinstance(got, (tuple, list)) and len(got) == 2,
-        f"Give (layer, head), not {type(got).__name__}; `divmod(index, model.cfg.n_heads)` makes "
-        "a pair of a flat index.",
-    )
-    layer, head = place = tuple(int(part) for part in got)
-    inside = 0 <= layer < shape[0] and 0 <= head < shape[1]
-    expect(inside, f"There is no head {layer}.{head} here: {shape[0]} layers, {shape[1]} heads.")
-
-    n = 16
-    tokens = repeated_tokens(model, n, 8, seed=404)
-    _, cache = model.run_with_cache(tokens, names_filter=lambda name: name.endswith("pattern"))
-    looks = torch.stack([induction_scores(cache["pattern", i], n) for i in range(shape[0])])
-    looker = divmod(looks.argmax().item(), shape[1])
-    places = [(i, j) for i in range(shape[0]) for j in range(shape[1])]
-    order = torch.randperm(len(places), generator=torch.Generator().manual_seed(0)).tolist()
-    tried = {place, looker, *(places[i] for i in order[:24])}
-    intact = _second_copy(model, tokens, n, [])
-    costs = {one: _second_copy(model, tokens, n, [one]) - intact for one in tried}
-    most = max(costs, key=costs.get)
-    if costs[place] >= 0.9 * costs[most] - 0.01:  # heads as costly as each other pass alike
-        return
-    mine = f"{layer}.{head} costs {costs[place]:.2f} nats"
-    expect(
-        place != looker,
-        f"{mine}; it has the highest induction score. Where a head looks is not how much it is "
-        "needed: silence each head and measure.",
-    )
-    expect(
-        costs.get((head, layer), 0) < 0.9 * costs[most],
-        f"{mine}, {head}.{layer} far more: are layer and head swapped?",
-    )
-    expect(
-        costs[place] > 0.001,
-        f"Without {layer}.{head} the loss does not grow ({costs[place]:+.4f} nats): is the least "
-        "picked, or the loss with the wrong sign?",
-    )
-    expect(
-        False,
-        f"{mine} on the second copy, another head {costs[most]:.2f}. Do you measure the second "
-        "copy only, and silence one head at a time, at every position?",
-    )
+@exercise("4.4", "What each head costs")
+def costs(attempt) -> None:
+    """All heads of two models, the specimen and one of random weights."""
+    specimen = load_model(EMBEDDED, device="cpu")
+    for model, n in ((specimen, 9), (second_model(specimen), 6)):
+        tokens = repeated_tokens(model, n, 3, seed=404)
+        mean = _mean_z(model, tokens)
+        zero, by_mean = (_losses(model, tokens, values) for values in (0.0, mean))
+        last = _losses(model, tokens, 0.0, positions=[-1])
+        plain = -next_token_log_probs(model(tokens), tokens)  # (row, 2n)
+        change = zero - plain  # (layer, head, row, 2n)
+        right = change[..., n + 1 :].mean((-1, -2))
+        mistakes = {
+            "This is the loss without each head; subtract the loss of the plain run.": (
+                zero[..., n + 1 :].mean((-1, -2))
+            ),
+            "The sign is turned: a head that is needed must cost more than 0.": -right,
+            "This is over the whole row; take the second copy only.": change.mean((-1, -2)),
+            "The second copy's first token is counted. Nothing announces it; start at the next.": (
+                change[..., n:].mean((-1, -2))
+            ),
+            "The second token of the second copy is left out; only the first is to be.": (
+                change[..., n + 2 :].mean((-1, -2))
+            ),
+            "This is the first copy, where nothing repeats.": change[..., :n].mean((-1, -2)),
+            "This is a sum over the tokens; wanted is their mean.": (
+                change[..., n + 1 :].sum(-1).mean(-1)
+            ),
+            "This is the first row alone; take the mean over all.": change[..., 0, n + 1 :].mean(
+                -1
+            ),
+            "Layer and head are swapped: the first axis is the layer.": right.T,
+            "This is the mean in place of `z`; wanted is 0.": (
+                (by_mean - plain)[..., n + 1 :].mean((-1, -2))
+            ),
+            "The head is ablated at the last position only; wanted is every position.": (
+                (last - plain)[..., n + 1 :].mean((-1, -2))
+            ),
+            "Nothing changes: is the hook's name right, and does it return the edited z?": (
+                torch.zeros_like(right)
+            ),
+        }
+        with unchanged(model, tokens):
+            got = answer(attempt, model, tokens, n)
+        compare(got, right, mistakes, tolerance=1e-2)
 
 
-def _plant(n: int, cells: dict[int, torch.Tensor]) -> torch.Tensor:
-    """One head (query, key): shares `cells[back]` in the second copy; the rest is on BOS."""
+@exercise("4.5", "A copying score")
+def copying(after_first_block, written, copying_score, model) -> None:
+    """Each step against a second route, on the model at hand and on one that shares value heads."""
+    models = (model, second_model(model))
+    for each in models:
+        tokens = repeated_tokens(each, 30, 1, seed=405)[0, 1:31]
+        pairs = torch.stack([torch.full_like(tokens, _bos(each)), tokens], dim=1)
+        names = [f"blocks.{i}.hook_resid_{end}" for i in range(2) for end in ("pre", "post")]
+        _, cache = each.run_with_cache(pairs, names_filter=names)
+        one_text = each.run_with_cache(
+            torch.cat([pairs[0, :1], tokens])[None], names_filter=names[1]
+        )[1]["resid_post", 0][0, 1:]
+        mistakes = {
+            "this is the embedding; wanted is the stream after block 0.": cache["resid_pre", 0][
+                :, 1
+            ],
+            "this is position 0, where BOS stands; the token stands at position 1.": (
+                cache["resid_post", 0][:, 0]
+            ),
+            "this is the stream after block 1.": cache["resid_post", 1][:, 1],
+            "the tokens stand in one text, where they see each other; give each a row of its own, "
+            "behind BOS.": one_text,
+        }
+        with _step(1), unchanged(each):
+            got = answer(after_first_block, each, tokens)
+            compare(got, cache["resid_post", 0][:, 1], mistakes, 1e-3)
+    generator = torch.Generator().manual_seed(0)
+    for each in models:
+        for place in ((each.cfg.n_layers - 1, each.cfg.n_heads - 1), (0, 1)):
+            layer, head = place
+            stream = torch.randn(7, each.cfg.d_model, generator=generator).to(each.W_U)
+            ov, groups = each.OV[place], each.W_V.shape[1]
+            to_vocab = ov.B @ each.W_U
+            mistakes = {
+                f"values are shared: head {head} has not the value matrix {head % groups}. Of "
+                f"{each.cfg.n_heads} heads, {each.cfg.n_heads // groups} in a row share one.": (
+                    stream @ each.W_V[layer, head % groups] @ to_vocab
+                ),
+                f"this is head 0, not {head}.": _written(each, (layer, 0), stream),
+                "this is layer 0; use `place`.": _written(each, (0, head), stream),
+                "this adds the stream itself; wanted is only what the head writes.": (
+                    (stream + stream @ ov.A @ ov.B) @ each.W_U
+                ),
+                "this is the stream through W_U; the head is missing.": stream @ each.W_U,
+                "this is what the head writes; send it through W_U.": stream @ ov.A @ ov.B,
+            }
+            with _step(2):
+                got = answer(written, each, place, stream)
+                compare(got, _written(each, place, stream), mistakes, 1e-3)
+    for each in models:
+        tokens = repeated_tokens(each, 40, 1, seed=406)[0, 1:41]
+        pairs = torch.stack([torch.full_like(tokens, _bos(each)), tokens], dim=1)
+        _, cache = each.run_with_cache(pairs, names_filter="blocks.0.hook_resid_post")
+        for place in ((each.cfg.n_layers - 1, 0), (1, each.cfg.n_heads - 1)):
+            logits = _written(each, place, cache["resid_post", 0][:, 1])
+            rank = (logits > logits.gather(1, tokens[:, None])).sum(1) + 1
+            middle = rank.sort().values[19:21].tolist()
+            # The toy's few tokens have ranks that no rounding moves; there k is one of them.
+            k = middle[0] if each is not model else sum(middle) // 2
+            mistakes = {
+                "off by one: the token with rank k is in the top k.": (rank < k).float().mean(),
+                "off by one: with rank k + 1 a token is not in the top k.": (
+                    (rank <= k + 1).float().mean()
+                ),
+                "this is the top 1, or the top 5; use the argument `k`.": (rank <= 5)
+                .float()
+                .mean(),
+                "this is the share of the top 1; use `k`.": (rank <= 1).float().mean(),
+                "this is a number of tokens, not their share.": (rank <= k).float().sum(),
+                "this counts from the lowest logit; the largest has rank 1.": (
+                    (logits.shape[1] + 1 - rank <= k).float().mean()
+                ),
+                "this is the share outside the top k.": (rank > k).float().mean(),
+            }
+            with _step(3), unchanged(each):
+                got = answer(copying_score, each, place, tokens, k)
+                compare(got, (rank <= k).float().mean(), mistakes, 1e-3)
+
+
+@exercise("4.6", "Composition by hand, with shared keys")
+def composition(expand, k_composition, into, model) -> None:
+    """Each step on tensors alone, so that nothing ready-made is in reach."""
+    generator = torch.Generator().manual_seed(0)
+    for groups, heads in ((2, 6), (3, 3), (1, 4)):
+        shared = torch.randn(groups, 5, 4, generator=generator)
+        size = heads // groups
+        mistakes = {
+            "the groups alternate: 0 1 0 1 …; heads that share one stand side by side, 0 0 0 1 1 1 "
+            "(`repeat` or `repeat_interleave`?).": shared.repeat(size, 1, 1),
+            "divide by nothing: each head has the whole matrix of its group.": (
+                shared.repeat_interleave(size, 0) / size
+            ),
+        }
+        with _step(1):
+            compare(answer(expand, shared, heads), shared.repeat_interleave(size, 0), mistakes)
+    for d_model, d_head in ((12, 3), (20, 5)):
+        q, k, v = torch.randn(3, d_model, d_head, generator=generator)
+        o = torch.randn(d_head, d_model, generator=generator)
+        o = o + 2 * (v @ torch.randn(d_head, d_head, generator=generator)).T  # not symmetric
+        qk, ov = (q @ k.T).double(), (v @ o).double()
+        size = qk.norm() * ov.norm()
+        mistakes = {
+            "not divided by the sizes of the two matrices.": (qk @ ov.T).norm(),
+            "this is Q-composition: the later head's queries read. Wanted are its keys.": (
+                (ov @ qk).norm() / size
+            ),
+            "W_OV is not transposed: keys read what the head *writes*, the last axis of W_OV.": (
+                (qk @ ov).norm() / size
+            ),
+            "keys and what the head reads: W_QK must be multiplied with the side that it writes.": (
+                (qk.T @ ov.T).norm() / size
+            ),
+            "this is the squared score; take the root.": ((qk @ ov.T).norm() / size) ** 2,
+            "this is the largest singular value, not the root of the summed squares.": (
+                torch.linalg.matrix_norm(qk @ ov.T, 2)
+                / prod(torch.linalg.matrix_norm(m, 2) for m in (qk, ov))
+            ),
+            "divide by the sizes of W_QK and W_OV, not by those of their four factors.": (
+                (qk @ ov.T).norm() / prod(m.norm() for m in (q, k, v, o))
+            ),
+            "the mean of the squares depends on the width; take their sum.": (
+                (qk @ ov.T).square().mean().sqrt()
+                / (qk.square().mean() * ov.square().mean()).sqrt()
+            ),
+        }
+        with _step(2):
+            compare(answer(k_composition, q, k, v, o), (qk @ ov.T).norm() / size, mistakes, 1e-3)
+    for each in (second_model(model), model):
+        weights = SimpleNamespace(**{name: getattr(each, name) for name in _WEIGHTS})
+        layer = min(2, each.cfg.n_layers - 1)
+        place = layer, each.cfg.n_heads - 1
+        right = _grid(weights, place)
+        groups = weights.W_K.shape[1]
+        wrong_key = _grid(weights, place, later=(each.cfg.n_heads - 1) % groups)
+        mistakes = {
+            "Q-composition: the later head's queries read.": _grid(weights, place, queries=True),
+            "the later head's key matrix is another group's.": wrong_key,
+            "the earlier heads' value matrices are other groups'.": _grid(
+                weights, place, tile=True
+            ),
+            "both key and value matrices are other groups'.": (
+                _grid(weights, place, later=(each.cfg.n_heads - 1) % groups, tile=True)
+            ),
+            f"this is into head {layer}.0; use `place`.": _grid(weights, (layer, 0)),
+            "the first axis is the layer, the second the head.": right.T,
+        }
+        with _step(3):
+            got = value(answer(into, weights, place))
+            expect(
+                len(got) != len(weights.W_Q),
+                f"all layers are there; only those before layer {layer} can write into its keys.",
+            )
+            compare(got, right, mistakes, 1e-3)
+
+
+_WEIGHTS = ("W_Q", "W_K", "W_V", "W_O")
+
+
+# Second routes and models whose truth is another
+
+
+@once
+def _random(tokenizer, device: str) -> TransformerBridge:
+    """A Llama of 3 layers with random weights: heads share keys and values, positions rotate."""
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=48,
+        intermediate_size=64,
+        num_hidden_layers=3,
+        num_attention_heads=6,
+        num_key_value_heads=2,
+        max_position_embeddings=128,
+    )
+    network = LlamaForCausalLM(config)
+    generator = torch.Generator().manual_seed(0)
+    for parameter in network.parameters():
+        torch.nn.init.normal_(parameter, std=0.3, generator=generator)
+    with quiet():
+        model = TransformerBridge.boot_transformers(
+            "random", hf_model=network.to(device), tokenizer=tokenizer, device=device
+        )
+        model.enable_compatibility_mode()
+    return model.eval()
+
+
+def second_model(model) -> TransformerBridge:
+    """Another model with the tokenizer of this one, so that no answer fits one model only."""
+    return _random(model.tokenizer, str(model.cfg.device))
+
+
+@contextmanager
+def unchanged(model, tokens: Int[Tensor, "batch pos"] | None = None) -> Iterator[None]:
+    """Within the `with` no hook and no changed weight is left on the model, else `Wrong`."""
+    before, stays = model(tokens) if tokens is not None else None, False
+    try:
+        yield
+    finally:
+        if any(point.has_hooks() for point in model.hook_dict.values()):
+            model.reset_hooks()
+            stays = True
+    expect(
+        not stays,
+        "a hook stays on the model and changes every later run; `ablate`, `run_with_hooks` and "
+        "`with model.hooks(...)` take it off again.",
+    )
+    if before is not None:
+        expect(
+            torch.allclose(model(tokens), before, atol=1e-4),
+            "the model computes something else after your function; load it again.",
+        )
+
+
+@contextmanager
+def _step(number: int) -> Iterator[None]:
+    """A step's faults are told with its number; one that is still to do waits for those before."""
+    try:
+        yield
+    except Unsolved:
+        if number == 1:
+            raise
+        raise Wrong(f"right up to here; step {number} is still to do.") from None
+    except Wrong as wrong:
+        raise Wrong(f"step {number}: {wrong}") from None
+
+
+def _toy(n: int, cells: dict[int, Tensor]) -> Float[Tensor, "query key"]:
+    """One head: shares `cells[back]` in the second copy's queries; the rest is on BOS."""
     pattern = torch.zeros(2 * n + 1, 2 * n + 1)
     for back, shares in cells.items():
         for query, part in zip(range(n + 1, 2 * n + 1), shares, strict=True):
@@ -291,54 +447,52 @@ def _plant(n: int, cells: dict[int, torch.Tensor]) -> torch.Tensor:
     return pattern
 
 
-def _predict(halvings: torch.Tensor, block: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, int]:
-    """Logits that give each next token 2 ** -halvings, tokens, n. No level of logits is 0."""
-    rows, n, vocabulary = *block.shape, 9
-    tokens = torch.cat([torch.zeros(rows, 1).long(), block, block], dim=1)
-    following = tokens.roll(-1, 1)[..., None]
-    chance = 0.5**halvings
-    # The rest of the probability goes to the other tokens, each with a share of its own.
-    weights = torch.arange(1.0, vocabulary + 1).expand(*tokens.shape, vocabulary).clone()
-    weights.scatter_(-1, following, 0.0)
-    probs = weights / weights.sum(-1, keepdim=True) * (1 - chance)[..., None]
-    probs.scatter_(-1, following, chance[..., None])
-    level = torch.arange(tokens.shape[1]) * 0.7 - 2
-    return probs.log() + level[:, None], tokens, n
-
-
-def _heads(given, scores: torch.Tensor) -> list[tuple[int, int]]:
+def _heads(given, scores: Tensor) -> list[tuple[int, int]]:
     """The learner's list as pairs of ints."""
-    value(given)
-    given = given.tolist() if isinstance(given, torch.Tensor) else list(given)
-    pairs = all(isinstance(place, (tuple, list)) and len(place) == 2 for place in given)
+    pairs = given.tolist() if hasattr(given, "tolist") else list(given)
     expect(
-        pairs,
+        all(hasattr(place, "__len__") and len(place) == 2 for place in pairs),
         "Give a list of pairs (layer, head); a flat index becomes one with "
         f"`divmod(index, {scores.shape[1]})`.",
     )
-    return [(int(layer), int(head)) for layer, head in given]
+    return [(int(layer), int(head)) for layer, head in pairs]
 
 
-def _second_copy(model, tokens: torch.Tensor, n: int, heads: list[tuple[int, int]]) -> float:
-    """Mean loss on tokens 2 .. n of the second copy, with the output of these heads at zero."""
-
-    def silence(head):
-        def replace(z, hook):
-            z = z.clone()
-            z[:, :, head] = 0.0
-            return z
-
-        return replace
-
-    hooks = [(f"blocks.{layer}.attn.hook_z", silence(head)) for layer, head in heads]
-    logits = model.run_with_hooks(tokens, fwd_hooks=hooks)
-    return -next_token_log_probs(logits, tokens)[:, n + 1 :].mean().item()
+def _mean_z(model, tokens) -> Float[Tensor, "layer head d_head"]:
+    names = [f"blocks.{layer}.attn.hook_z" for layer in range(model.cfg.n_layers)]
+    _, cache = model.run_with_cache(tokens, names_filter=names)
+    return torch.stack([cache[name].mean((0, 1)) for name in names])
 
 
-def _given(attempt, *arguments, like: torch.Tensor) -> torch.Tensor:
-    """`answer` as a tensor of the kind of `like`, so that no dtype is wrong."""
-    return torch.as_tensor(answer(attempt, *arguments, like=like)).to(like)
+def _losses(model, tokens, values, positions=None) -> Float[Tensor, "layer head row 2*n"]:
+    """The loss on each token without each head."""
+    every = []
+    for place in [(i, j) for i in range(model.cfg.n_layers) for j in range(model.cfg.n_heads)]:
+        with ablate(model, [place], values, positions):
+            every.append(-next_token_log_probs(model(tokens), tokens))
+    return torch.stack(every).unflatten(0, (model.cfg.n_layers, model.cfg.n_heads))
 
 
-def _close(got: torch.Tensor, wanted: torch.Tensor) -> bool:
-    return torch.allclose(got, wanted, rtol=1e-4, atol=1e-4)
+def _bos(model) -> int:
+    return model.to_tokens("a", prepend_bos=True)[0, 0].item()
+
+
+def _written(model, place, stream) -> Float[Tensor, "token d_vocab"]:
+    return stream @ model.OV[place].A @ model.OV[place].B @ model.W_U
+
+
+def _grid(
+    weights, place, queries: bool = False, later: int | None = None, tile: bool = False
+) -> Float[Tensor, "layer head"]:
+    """K-composition of all earlier heads into `place`; the options are typical mistakes."""
+    layer, head = place
+    n_heads, groups = weights.W_Q.shape[1], weights.W_K.shape[1]
+    size = n_heads // groups
+    qk = weights.W_Q[place] @ weights.W_K[layer, head // size if later is None else later].T
+
+    def score(i: int, j: int) -> Tensor:
+        ov = weights.W_V[i, j % groups if tile else j // size] @ weights.W_O[i, j]
+        both = ov @ qk if queries else qk @ ov.T
+        return both.norm() / (qk.norm() * ov.norm())
+
+    return torch.stack([torch.stack([score(i, j) for j in range(n_heads)]) for i in range(layer)])

@@ -1,98 +1,72 @@
 """Checks of notebook 5's exercises."""
 
-from math import log
+from contextlib import contextmanager
 
 import torch
+from jaxtyping import Float
+from torch import Tensor
+from transformer_lens.tools.analysis import logit_lens
 
-from exercises.grading import answer, exercise, expect, value
-from helpers.lens import logit_lens
+from exercises import toy
+from exercises.grading import Wrong, answer, compare, exercise, expect, value
+from helpers.architecture import centre, layer_norm, scale
 
 
 @exercise("5.1", "Decode one stream")
 def decode_stream(attempt, model) -> None:
     """Second route: put the stream in place of what leaves the last block, and run on."""
-    tokens = model.to_tokens("The capital of Italy is")
-    _, cache = model.run_with_cache(tokens)
-    stream = cache["resid_pre", model.cfg.n_layers // 2] + 1  # its mean is not 0, as a raw one's
-    last = f"blocks.{model.cfg.n_layers - 1}.hook_resid_post"
-    wanted = model.run_with_hooks(tokens, fwd_hooks=[(last, lambda resid, hook: stream)])
-    got = _given(attempt, model, stream, like=wanted)
-    if _close(got, wanted):
-        return
-    expect(
-        not _close(got, wanted.softmax(-1)) and not _close(got, wanted.log_softmax(-1)),
-        "These are probabilities, or their logarithms; give the logits as the head makes them.",
-    )
-    expect(
-        not _close(got, wanted - model.b_U),
-        "The unembedding's bias is missing: add `b_U`.",
-    )
+    for other, each in enumerate((model, _head("LN"), _head("RMS"))):
+        tokens = torch.randint(1, each.cfg.d_vocab, (1, 5), generator=_seeded())
+        tokens = tokens.to(model.cfg.device)
+        last = f"blocks.{each.cfg.n_layers - 1}.hook_resid_post"
+        stream = each.run_with_cache(tokens)[1][last] + 1  # its mean is not 0, as a raw one's
+        right = each.run_with_hooks(tokens, fwd_hooks=[(last, lambda resid, hook, s=stream: s)])
+        got = answer(attempt, each, stream)
+        if any(point.has_hooks() for point in each.hook_dict.values()):
+            each.reset_hooks()
+            raise Wrong("your answer leaves a hook on the model, which changes every later run.")
+        try:
+            compare(got, right, _decoding_mistakes(each, stream, right), tolerance=1e-3)
+        except Wrong as wrong:
+            where = "Right on the model at hand, not on another one. " if other else ""
+            raise Wrong(f"{where}{wrong}") from None
+
+
+def _decoding_mistakes(model, stream: Tensor, right: Tensor) -> dict[str, Tensor]:
+    """By message, what a learner gets who leaves something out."""
+    W_U, b_U, eps = model.W_U, model.b_U, model.cfg.eps
     centred = stream - stream.mean(-1, keepdim=True)
-    unscaled = [stream @ model.W_U, centred @ model.W_U]
-    expect(
-        not any(_close(got, raw) or _close(got, raw + model.b_U) for raw in unscaled),
-        "The final LayerNorm is missing, or centres and does not divide.",
-    )
-    root = (stream.square().mean(-1, keepdim=True) + model.cfg.eps).sqrt()
-    expect(
-        not _close(got, stream / root @ model.W_U + model.b_U),
-        "LayerNorm centres first: take each stream's mean off before you square.",
-    )
-    whole = centred / centred.square().mean().sqrt()
-    expect(
-        not _close(got, whole @ model.W_U + model.b_U),
-        "One spread for the whole prompt: LayerNorm takes that of each position, over the last "
-        "axis.",
-    )
-    miss = (got - wanted).abs().max().item()
-    expect(
-        False,
-        f"With this stream after its last block the model's logits differ from yours by up to "
-        f"{miss:.2g}. By hand: the variance is the mean of the squares (`.std()` divides by one "
-        "less), and `model.cfg.eps` is added to it.",
-    )
+    own = centre(model, stream)
+    turned = stream if layer_norm(model) else centred  # what the model does not do
+    root = (turned.square().mean(-1, keepdim=True) + eps).sqrt()
+    kind = "LayerNorm centres first" if layer_norm(model) else "RMSNorm does not centre"
+    return {
+        "These are probabilities; give the logits as the head makes them.": right.softmax(-1),
+        "These are log-probabilities; give the logits as they are.": right.log_softmax(-1),
+        "The unembedding's bias is missing: add `b_U`.": right - b_U,
+        "The final norm is missing, and so is the bias.": stream @ W_U,
+        "The final norm is missing: it divides (and centres, where it is LayerNorm).": (
+            stream @ W_U + b_U
+        ),
+        "Half of the final norm is missing, the division; and so is the bias.": centred @ W_U,
+        "Half of the final norm is missing: the division.": centred @ W_U + b_U,
+        f"{kind}: another norm than this model's; `model.ln_final` is its own.": (
+            turned / root @ W_U + b_U
+        ),
+        "One scale for the whole prompt: the norm takes that of each position, over the last "
+        "axis.": own / own.square().mean().sqrt() @ W_U + b_U,
+        "The scale is the root of the mean of the squares; `.std()` divides by one less.": (
+            own / stream.std(-1, keepdim=True) @ W_U + b_U
+        ),
+        "This is the norm's scale of the model's own run; a stream is divided by its own.": (
+            own / scale(model, stream - 1) @ W_U + b_U
+        ),
+    }
 
 
-@exercise("5.2", "How undecided is a row?")
-def undecided(attempt) -> None:
-    """Planted distributions, each probability a power of one half."""
-    even, skew, other = [2.0, 2.0, 2.0, 2.0], [1.0, 2.0, 3.0, 3.0], [3.0, 3.0, 2.0, 1.0]
-    halvings = torch.tensor([[even, skew, other], [other, even, even]])
-    level = torch.tensor([[3.0, -2.0, 5.0], [0.0, 1.0, -4.0]])  # no softmax sees it
-    logits = level[..., None] - halvings * log(2)  # (row, position, token)
-    wanted = torch.tensor([[2.0, 1.75, 1.75], [1.75, 2.0, 2.0]]) * log(2)
-    got = _given(attempt, logits, like=wanted)
-    expect(not _close(got, -wanted), "Entropy is never negative: the minus sign is missing.")
-    expect(
-        not _close(got, wanted / log(2)),
-        "This is in bits: a base of 2. Nats need the natural logarithm.",
-    )
-    expect(not _close(got, wanted / 4), "This is a mean over the tokens; entropy is their sum.")
-
-    alone = _given(attempt, logits[1:, 2:], like=wanted[1:, 2:])
-    expect(
-        _close(alone, got[1:, 2:]),
-        "A row's entropy changes with its neighbours: softmax over the last axis, the tokens.",
-    )
-    expect(
-        _close(_given(attempt, logits + 3, like=wanted), got),
-        "Adding 3 to all logits changes no probability, but it changes your result: logits are "
-        "not yet log-probabilities; `log_softmax` makes them so.",
-    )
-    certain = _given(attempt, torch.tensor([[[30.0, 0.0, 0.0, 0.0]]]), like=wanted[:1, :1]).item()
-    expect(
-        abs(certain) < 0.01,
-        f"A row that is certain has entropy 0, yours {certain:.2f}: have you taken a softmax of "
-        "probabilities?",
-    )
-    expect(_close(got, wanted), f"Four tokens alike should give {log(4):.3f}, not {got[0, 0]:.3f}.")
-    # A probability too small for a float is 0, and 0 * log 0 is NaN: `value` tells.
-    _given(attempt, torch.tensor([[[500.0, 0.0, 0.0, 0.0]]]), like=wanted[:1, :1])
-
-
-@exercise("5.3", "The rank of the answer")
+@exercise("5.2", "The rank of the answer")
 def rank_of(attempt) -> None:
-    """Planted rows, in which token 2 comes second, first and last."""
+    """Rows in which token 2 comes second, first and last; then another token, then a tie."""
     rows = torch.tensor(
         [
             [4.0, 0.5, 3.0, 2.0, 1.0, -1.0],
@@ -100,94 +74,305 @@ def rank_of(attempt) -> None:
             [-1.0, -2.0, -9.0, -4.0, -3.0, -5.0],
         ]
     )
-    got = _given(attempt, rows, 2, like=torch.zeros(3)).tolist()
-    expect(got != [1, 0, 5], "Off by one: the most likely token has rank 1, not 0.")
-    expect(
-        got not in ([5, 6, 1], [4, 5, 0]), "Counted from the wrong end: the largest logit ranks 1."
-    )
-    expect(
-        got not in ([3, 3, 4], [4, 4, 5]),
-        "`argsort(...)[:, answer]` is the token that stands at place `answer`; wanted is the "
-        "place at which the token `answer` stands.",
-    )
-    expect(got == [2, 1, 6], f"Token 2 comes second, first and last of six; you say {got}.")
-    first = _given(attempt, rows, 0, like=torch.zeros(3)).tolist()
-    expect(first == [1, 4, 1], "Right for token 2 only; use the argument `answer`.")
-    tied = _given(attempt, torch.tensor([[1.0, 1, 1, 0], [3.0, 1, 1, 1]]), 2, like=torch.zeros(2))
-    expect(
-        tied.tolist() == [1, 2],
-        "Tokens with exactly the answer's logit stand beside it, not before it: count only those "
-        "with more.",
-    )
+    place = "`argsort(...)[:, answer]` is the token that stands at place `answer`; wanted is the "
+    place += "place at which the token `answer` stands."
+    mistakes = {
+        "Off by one: the most likely token has rank 1, not 0.": [1, 0, 5],
+        "Counted from the wrong end: the largest logit ranks 1.": [5, 6, 1],
+        "Counted from the wrong end, and from 0: the largest logit ranks 1.": [4, 5, 0],
+        place: [3, 3, 4],
+        f"{place} And ranks start at 1.": [4, 4, 5],
+    }
+    compare(answer(attempt, rows, 2), [2, 1, 6], mistakes)
+    fixed = {"Right for token 2 only; use the argument `answer`.": [2, 1, 6]}
+    compare(answer(attempt, rows, 0), [1, 4, 1], fixed)
+    ties = "Tokens with exactly the answer's logit stand beside it, not before it."
+    tied = torch.tensor([[1.0, 1, 1, 0], [3.0, 1, 1, 1]])
+    compare(answer(attempt, tied, 2), [1, 2], {ties: [3, 4]})
 
 
-@exercise("5.4", "First, and first for good")
+@exercise("5.3", "First, and first for good")
 def settled_after(attempt) -> None:
-    """Planted ranks: found and lost, never, always, lost at the end, found late."""
-    ranks = torch.tensor(
-        [
-            [9, 1, 1, 4, 1, 1, 1, 1],
-            [3, 2, 2, 2, 2, 2, 2, 2],
-            [1, 1, 1, 1, 1, 1, 1, 1],
-            [5, 1, 1, 1, 1, 1, 1, 2],
-            [8, 6, 3, 2, 7, 1, 1, 1],
-        ]
-    ).T  # (row, prompt)
-    got = _given(attempt, ranks, like=torch.zeros(5)).tolist()
-    lost, late = got[0], got[4]
-    expect(
-        lost != 1,
-        "This is the first row with rank 1. The answer is lost again after it: 9 1 1 4 1 1 1 1 "
-        "should give 4.",
-    )
-    expect((lost, late) != (3, 4), "Off by one: this is the last row in which it is not yet first.")
-    expect(
-        (lost, late) != (4, 3), "This is how many rows the last stretch has, not where it starts."
-    )
-    expect(
-        (lost, late) not in ((2, 5), (6, 3)),
-        "You count rows wherever they stand; a stretch ends where the rank is not 1.",
-    )
-    expect((lost, late) == (4, 5), f"9 1 1 4 1 1 1 1 should give 4; you say {lost:g}.")
-    expect(got[2] == 0, f"Rank 1 in every row means 0 blocks; you say {got[2]:g}.")
-    expect(
-        (got[1], got[3]) == (8, 8),
-        "Not first in the last row means never settled: give the number of rows, 8. You say "
-        f"{got[1]:g} where it is never first, {got[3]:g} where only the last row loses it.",
-    )
+    """Ranks by hand: found and lost, never, always, lost at the end, found late."""
+    ranks = [
+        [9, 1, 1, 4, 1, 1, 1, 1],
+        [3, 2, 2, 2, 2, 2, 2, 2],
+        [1, 1, 1, 1, 1, 1, 1, 1],
+        [5, 1, 1, 1, 1, 1, 1, 2],
+        [8, 6, 3, 2, 7, 1, 1, 1],
+    ]
+    never = "Not first in the last row means never settled: give the number of rows, 8."
+    mistakes = {
+        "This is the first row with rank 1; 9 1 1 4 1 1 1 1 should give 4, since the answer is "
+        "lost again.": [1, 0, 0, 1, 5],
+        "This is the first row with rank 1; the answer can be lost again.": [1, 8, 0, 1, 5],
+        "Off by one: this is the last row in which it is not yet first.": [3, 7, 0, 7, 4],
+        "Off by one: this is the last row in which it is not yet first; where it is always first "
+        "there is none.": [3, 7, -1, 7, 4],
+        "This is how many rows the last stretch has, not where it starts.": [4, 0, 8, 0, 3],
+        "You count rows wherever they stand; a stretch ends where the rank is not 1.": (
+            [2, 8, 0, 2, 5]
+        ),
+        f"{never} You give 0.": [4, 0, 0, 0, 5],
+        f"{never} You give 7.": [4, 7, 0, 7, 5],
+        f"{never} You give -1.": [4, -1, 0, -1, 5],
+        "Rank 1 in every row means 0 blocks.": [4, 8, 8, 8, 5],
+    }
+    compare(answer(attempt, torch.tensor(ranks).T), [4, 8, 0, 8, 5], mistakes)
+    compare(answer(attempt, torch.tensor([[2, 1], [1, 1], [1, 3]])), [1, 3])
 
 
-@exercise("5.5", "Fool the lens")
+@exercise("5.4", "Fool the lens")
 def early_prompt(attempt, model) -> None:
     """The lens on the learner's prompt: right before any block has run."""
     value(attempt)
     expect(isinstance(attempt, str), f"Give the prompt as a string, not {type(attempt).__name__}.")
-    tokens = model.to_tokens(attempt)
+    tokens = model.to_tokens(attempt, prepend_bos=True)
     words = tokens.shape[1] - 1  # without BOS
     expect(words >= 5, f"Tokens after BOS: {words}; use at least 5, so that there is context.")
-    _, cache = model.run_with_cache(tokens)
-    last = {name: stream[:, -1:] for name, stream in cache.items() if "resid" in name}
-    best = logit_lens(model, last)[:, 0, 0].softmax(-1).max(-1)  # values and indices (row)
-    start, end = (model.to_string(best.indices[row][None]) for row in (0, -1))
-    sure = best.values[-1].item()
-    repeats = best.indices[0] == tokens[0, -1]
+    output = model(tokens)[0, -1].softmax(-1)
+    lens = logit_lens(model, tokens, layers=[0], top_k=1)
+    start, end = lens.readout.top_ids.flatten(), output.argmax()[None]
+    repeats = start == tokens[0, -1]
     what = "the token that it has just read" if repeats else "although it has read another one"
+    named, said = model.to_string(start), model.to_string(end)
     expect(
-        start == end,
-        f"The embedding row names {start!r}, {what}; the model ends with {end!r}. The two must be "
+        named == said,
+        f"The embedding row names {named!r}, {what}; the model ends with {said!r}. The two must be "
         "the same token.",
     )
     expect(
-        sure >= 0.5,
-        f"The model is not sure itself: it gives its top token {end!r} only {sure:.2f}. Give it a "
-        "clearer case.",
+        output.max() >= 0.5,
+        f"The model is not sure itself: it gives its top token {said!r} only {output.max():.2f}. "
+        "Give it a clearer case.",
     )
 
 
-def _given(attempt, *arguments, like: torch.Tensor) -> torch.Tensor:
-    """`answer` as a tensor of the kind of `like`, so that no dtype is wrong."""
-    return torch.as_tensor(answer(attempt, *arguments, like=like)).to(like)
+@exercise("5.5", "Beneath the habit")
+def beneath_the_habit(beneath, right_share, luck) -> None:
+    """Logits with a habit and a known share of right choices, of two sizes."""
+    for seed, prompts in ((0, 12), (1, 30)):
+        rows, answers, picks = _choices(seed, prompts)
+        centred = rows - rows.mean(1, keepdim=True)
+        with _step(1):
+            mistakes = {
+                "this takes off each prompt's mean over the tokens; the prompts' mean is over "
+                "axis 1.": rows - rows.mean(-1, keepdim=True),
+                "this takes off the mean over the rows of the lens; each row has its own habit.": (
+                    rows - rows.mean(0)
+                ),
+                "this takes off one mean over rows and prompts; each row has its own habit.": (
+                    rows - rows.mean((0, 1))
+                ),
+                "these are the logits as they were.": rows,
+                "this is what they have in common; take it off.": (
+                    rows.mean(1, keepdim=True).expand_as(rows)
+                ),
+            }
+            compare(answer(beneath, rows), centred, mistakes, tolerance=1e-3)
+        ids, right = answers.unique(), (picks == answers).double().mean(1)
+        with _step(2):
+            mistakes = {
+                "the habit still chooses; use the logits beneath it.": (
+                    ids[rows[..., ids].argmax(-1)] == answers
+                ),
+                "choose among the answers only, not among all tokens.": (
+                    centred.argmax(-1) == answers
+                ),
+                "the largest of the set is its place in it; turn that into a token id.": (
+                    centred[..., ids].argmax(-1) == answers
+                ),
+            }
+            mistakes = {text: gives.double().mean(1) for text, gives in mistakes.items()}
+            mistakes["one number for each row: the mean over its prompts."] = right.mean()
+            compare(answer(right_share, rows, answers), right, mistakes)
+        with _step(3):
+            got = value(answer(luck, rows, answers), like=right)
+            _expect_luck(got, picks, answers)
 
 
-def _close(got: torch.Tensor, wanted: torch.Tensor) -> bool:
-    return torch.allclose(got, wanted, rtol=1e-4, atol=1e-3)
+def _expect_luck(got: Tensor, picks: Tensor, answers: Tensor) -> None:
+    """The quantile, up to the chance of the draws; told apart from their mean and their most."""
+    generator = _seeded(9)
+    dealt = [answers[torch.randperm(len(answers), generator=generator)] for _ in range(2000)]
+    shares = torch.stack([(picks == each).double().mean(1) for each in dealt])  # [draw, row]
+    low, high = (
+        shares.quantile(q, dim=0, interpolation=i) for q, i in ((0.9, "lower"), (0.98, "higher"))
+    )
+    outside = (got < low - 1e-6) | (got > high + 1e-6)
+    right = (picks == answers).double().mean(1)
+    expect(
+        not bool((got - shares.mean(0)).abs().max() < 0.02),
+        "this is the mean share of luck; one case in two is above it. Take the 95 % quantile.",
+    )
+    expect(
+        not torch.allclose(got, right, atol=1e-6),
+        "this is the share with the true answers; deal them to other prompts.",
+    )
+    expect(
+        not bool(outside.any()),
+        f"dealt at random, the row with share {right[0]:.2f} has its 95 % quantile between "
+        f"{low[0]:.2f} and {high[0]:.2f}; you give {got[0]:.2f}. Do the choices stay, and are only "
+        "the answers dealt?",
+    )
+
+
+def _choices(seed: int, prompts: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Logits [row, prompt, d_vocab] under a strong habit, the answers, and what is chosen below it.
+
+    In the three rows, none, about half and all of the prompts have their own answer on top.
+    """
+    generator = _seeded(seed)
+    answers = torch.tensor([7, 2, 11, 16])[torch.arange(prompts) % (4 - seed)]
+    shares = torch.tensor([0.0, 0.5, 1.0])[:, None]
+    own = torch.rand(3, prompts, generator=generator) < shares
+    other = answers.roll(1)
+    picks = torch.where(own, answers, other)
+    rows = torch.randn(3, prompts, 20, generator=generator).double() / 10
+    rows += 6 * torch.nn.functional.one_hot(picks, 20)
+    rows += 8 * torch.rand(3, prompts, 1, generator=generator) * torch.eye(20)[3]  # no answer
+    rows += 30 * torch.randn(3, 1, 20, generator=generator)  # what all prompts of a row share
+    answers_only = answers.unique()
+    beneath = rows - rows.mean(1, keepdim=True)
+    return rows, answers, answers_only[beneath[..., answers_only].argmax(-1)]
+
+
+@exercise("5.6", "A tuned lens of your own")
+def tuned_lens(decoded_kl, train, three_lenses, model) -> None:
+    """Step 1 on the model at hand; steps 2 and 3 on small heads whose streams are turned."""
+    with _step(1):
+        tokens = torch.randint(1, model.cfg.d_vocab, (2, 5), generator=_seeded())
+        logits, cache = model.run_with_cache(tokens.to(model.cfg.device))
+        given = cache["resid_pre", model.cfg.n_layers - 1], logits.log_softmax(-1)
+        _expect_kl(decoded_kl, model, *given)
+        _expect_kl(decoded_kl, _head("LN"), *_texts(_head("LN"), turned=1, seed=3))
+    for norm in ("LN", "RMS"):
+        head = _head(norm)
+        before = [parameter.clone() for parameter in head.parameters()]
+        seen, held_out = (_texts(head, turned=1, seed=seed) for seed in (0, 1))
+        with _step(2):
+            translate = answer(train, head, *seen)
+            far = _decoded_kl(head, value(translate(held_out[0]), like=held_out[0]), held_out[1])
+            kept = all(map(torch.equal, before, head.parameters()))
+            expect(kept, "your training changed the model's own head; train `A` and `b` only.")
+            plain, guess = _decoded_kl(head, *held_out), _best_guess(held_out[1])
+            expect(
+                far < min(plain, guess) / 2,
+                f"on texts that it has not seen your lens is {far:.2f} nats from the output; these "
+                f"streams allow less than {min(plain, guess) / 2:.2f} (the logit lens has "
+                f"{plain:.2f}, one guess for all {guess:.2f}). Is the whole of `A` trained, from "
+                "0, for some hundred steps?",
+            )
+        with _step(3):
+            _expect_three(three_lenses, head, seen, held_out)
+
+
+def _expect_kl(decoded_kl, model, streams: Tensor, output: Tensor) -> None:
+    right = _kl_by_token(model, streams, output)
+    decoded = model.unembed(model.ln_final(streams)).log_softmax(-1)
+    mistakes = {
+        "decode with the model's whole head: the final norm, too.": (
+            output.exp() * (output - model.unembed(streams).log_softmax(-1))
+        ).sum(-1),
+        "the other way round: the mean goes over tokens drawn from the output.": (
+            decoded.exp() * (decoded - output)
+        ).sum(-1),
+        "this is the cross-entropy; take the output's own entropy off.": (
+            -(output.exp() * decoded).sum(-1)
+        ),
+        "this is a mean over the tokens of the vocabulary; KL is their sum.": (
+            right / output.shape[-1]
+        ),
+    }
+    mistakes = {message: gives.mean() for message, gives in mistakes.items()}
+    mistakes["give the mean over all positions, not the sum."] = right.sum()
+    mistakes["give one number, the mean over all positions."] = right
+    compare(answer(decoded_kl, model, streams, output), right.mean(), mistakes, tolerance=1e-3)
+
+
+def _expect_three(three_lenses, head, seen, held_out) -> None:
+    """The three numbers, where they must differ and where they must agree."""
+    got = value(answer(three_lenses, head, seen, held_out), like=torch.zeros(3))
+    plain, tuned, dealt = got.tolist()
+    right, guess = _decoded_kl(head, *held_out), _best_guess(held_out[1])
+    expect(
+        abs(plain - right) < 1e-3 * right,
+        f"the first is the logit lens on the held-out texts, {right:.3f}; you give {plain:.3f}.",
+    )
+    expect(
+        tuned < min(right, guess) / 2,
+        "the second is your tuned lens on the held-out texts, as low as in step 2.",
+    )
+    expect(
+        dealt > 0.9 * guess,
+        "the third is trained on streams whose outputs were dealt to other streams, so it can know "
+        "no more than one guess for all; yours knows more. Are the outputs really at wrong places, "
+        "and the held-out ones at the right ones?",
+    )
+    turned = _texts(head, turned=2, seed=2)  # held-out texts of another kind: nothing carries over
+    _, tuned, _ = value(answer(three_lenses, head, seen, turned), like=torch.zeros(3)).tolist()
+    expect(
+        tuned > _best_guess(turned[1]) / 2,
+        "on held-out texts to which nothing carries over your tuned lens looks good: it was "
+        "measured on what it was trained on, or trained on what it is measured on.",
+    )
+
+
+# What the checks are made of
+
+
+def _kl(output: Float[Tensor, "*axes d_vocab"], rows: Float[Tensor, "*axes d_vocab"]) -> Tensor:
+    log_p, log_q = output.log_softmax(-1), rows.log_softmax(-1)
+    return (log_p.exp() * (log_p - log_q)).sum(-1)
+
+
+@contextmanager
+def _step(number: int):
+    """Puts the number of the step before what is wrong with it."""
+    try:
+        yield
+    except Wrong as wrong:
+        raise Wrong(f"step {number}: {wrong}") from None
+
+
+def _seeded(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def _head(norm: str):
+    """A small network with random weights and this norm, whose bias counts."""
+    model = toy.boot(
+        n_layers=1, n_heads=1, d_model=12, d_head=4, d_vocab=24, normalization_type=norm
+    )
+    generator = _seeded(5)
+    for name, parameter in model.named_parameters():
+        if parameter.dim() == 2 or name.endswith("head.bias"):
+            torch.nn.init.normal_(parameter, std=0.7, generator=generator)
+    return model
+
+
+def _texts(head, turned: int, seed: int) -> tuple[Tensor, Tensor]:
+    """Streams [text, pos, d_model] that are the last ones turned about, and outputs as log-probs.
+
+    `turned` says how: with the same number one linear map undoes it.
+    """
+    last = torch.randn(40, 10, head.cfg.d_model, generator=_seeded(seed))
+    turn, _ = torch.linalg.qr(
+        torch.randn(head.cfg.d_model, head.cfg.d_model, generator=_seeded(turned))
+    )
+    return last @ turn + 1, head.unembed(head.ln_final(last)).log_softmax(-1)
+
+
+def _kl_by_token(head, streams: Tensor, output: Tensor) -> Tensor:
+    return _kl(output, head.unembed(head.ln_final(streams)))
+
+
+def _decoded_kl(head, streams: Tensor, output: Tensor) -> float:
+    return _kl_by_token(head, streams, output).mean().item()
+
+
+def _best_guess(output: Tensor) -> float:
+    """KL of the best single guess for all positions, the mean output: no lens without input does
+    better."""
+    guess = output.flatten(0, 1).exp().mean(0).log()
+    return _kl(output, guess.expand_as(output)).mean().item()

@@ -1,175 +1,106 @@
 """Checks of notebook 6's exercises."""
 
+from collections.abc import Callable
 from math import log
 
 import torch
+from jaxtyping import Float, Int
+from torch import Tensor
 
-from exercises.grading import answer, exercise, expect
+from exercises import toy
+from exercises.grading import Wrong, answer, compare, exercise, expect
+from helpers.prompts import tokenize
+from helpers.steering import steering_vector
 
-BUDGET = 0.05  # nats
+TEXTS = ("The movie was absolutely", "I love this! It's absolutely wonderful and", "It was raining")
 
 
-@exercise("6.1", "The contrast without BOS")
+@exercise("6.1", "The contrast over several prompts")
 def contrast(attempt) -> None:
-    """Planted streams: BOS far away, words scattered around two known points."""
+    """Streams whose mean is known: BOS far away, words scattered around a point of each prompt."""
     bos = torch.tensor([90.0, -60.0, 30.0, 0.0])
-    towards, away = torch.tensor([1.0, 2.0, 4.0, 0.0]), torch.tensor([3.0, 1.0, -2.0, 5.0])
-    scatter = torch.tensor([[1.0, 0.0, 2.0, 1.0], [-3.0, 1.0, 0.0, 1.0], [2.0, -1.0, -2.0, -2.0]])
-    # The rows of `scatter` sum to 0, so the means stay where they are.
-    positive = torch.stack([bos, *(towards + scatter)])
-    negative = torch.stack([bos, away + scatter[1], away - scatter[1]])
-    wanted = towards - away
-    got = answer(attempt, positive, negative, like=wanted)
-    if _close(got, wanted):
-        return
-    expect(
-        not _close(got, -wanted),
-        "The sign is swapped: this leads from the positive to the negative prompt.",
-    )
-    with_bos = positive.mean(0) - negative.mean(0)
-    expect(
-        not (_close(got, with_bos) or _close(got, -with_bos)),
-        "BOS is counted: start each mean at position 1. The two lengths differ, so BOS does not "
-        "cancel.",
-    )
-    expect(
-        not _close(got, 3 * towards - 2 * away),
-        "This is a sum, not a mean: the longer prompt weighs more.",
-    )
-    expect(
-        not _close(got, 3 * towards / 4 - 2 * away / 3),
-        "BOS is left out of the sum but still counted in the mean.",
-    )
-    expect(
-        not _close(got, positive[-1] - negative[-1]),
-        "This is the difference at the last position alone; take the mean over all but BOS.",
-    )
-    paired = positive[1:3].mean(0) - negative[1:].mean(0)
-    expect(
-        not _close(got, paired),
-        "Words of the longer prompt are cut off: take each prompt's own mean, then subtract.",
-    )
-    expect(
-        False,
-        f"Streams around {towards.tolist()} and {away.tolist()} should give {wanted.tolist()}; "
-        f"you give {got.tolist()}.",
-    )
+    points = torch.tensor([[1.0, 2, 4, 0], [5, 0, 1, 3], [3, 1, -2, 5], [0, 7, 2, -4]])
+    scatter = torch.tensor([[1.0, 0, 2, 1], [-3, 1, 0, 1], [2, -1, -2, -2]])  # rows sum to 0
+    pair = torch.stack([scatter[1], -scatter[1]])
+    a, c = (torch.cat([bos[None], point + scatter]) for point in points[[0, 2]])
+    b, d = (torch.cat([bos[None], point + pair]) for point in points[[1, 3]])
+    more, fewer = [a, b], [c, d, b]
+    right = points[:2].mean(0) - points[1:].mean(0)
+
+    def by(mean: Callable[[list[Tensor]], Tensor]) -> Tensor:
+        return mean(more) - mean(fewer)
+
+    def each(one: Callable[[Tensor], Tensor]) -> Callable[[list[Tensor]], Tensor]:
+        return lambda streams: torch.stack([one(stream) for stream in streams]).mean(0)
+
+    mistakes = {
+        "The sign is swapped: this leads from the positive to the negative prompts.": -right,
+        "BOS is counted: start each prompt's mean at position 1.": by(each(lambda x: x.mean(0))),
+        "BOS is left out of the sum but still counted in the mean.": by(
+            each(lambda x: x[1:].sum(0) / len(x))
+        ),
+        "All positions are pooled, so a longer prompt weighs more: take each prompt's own mean "
+        "first, then the mean over prompts.": by(lambda s: torch.cat([x[1:] for x in s]).mean(0)),
+        "All positions are pooled, BOS too: take each prompt's own mean, from position 1.": by(
+            lambda s: torch.cat(s).mean(0)
+        ),
+        "This sums over prompts: three prompts a side would push three times as far.": by(
+            lambda s: torch.stack([x[1:].mean(0) for x in s]).sum(0)
+        ),
+        "This sums over positions: take the mean.": by(each(lambda x: x[1:].sum(0))),
+        "This is the last position alone; take the mean over all but BOS.": by(
+            each(lambda x: x[-1])
+        ),
+        "Only the first prompt of each side is used.": a[1:].mean(0) - c[1:].mean(0),
+    }
+    compare(answer(attempt, more, fewer), right, mistakes)
+    compare(answer(attempt, [b], [a]), points[1] - points[0])
 
 
 @exercise("6.2", "Push the last position only")
-def steer_last(attempt, model, tokens) -> None:
-    """Second route: what the block's MLP writes at the last position carries the vector."""
-    layer = model.cfg.n_layers // 2
-    untouched, cache = model.run_with_cache(tokens)
-    stream = cache["resid_post", layer][:, -1]  # (batch, d_model)
-    generator = torch.Generator().manual_seed(0)
-    vector = torch.randn(model.cfg.d_model, generator=generator).to(stream)
-    vector *= 0.7 * stream[0].norm() / vector.norm()
+def steer_last(attempt, model) -> None:
+    """Second route: a run with the finished stream put in its place; on two models."""
+    for each, tokens in _both(model):
+        layer = each.cfg.n_layers // 2
+        site = f"blocks.{layer}.hook_resid_post"
+        _, cache = each.run_with_cache(tokens, names_filter=[site, "blocks.0.hook_resid_pre"])
+        vector = _direction(each, cache[site])
+        stream = cache[site]
 
-    def pushed(push, where=layer, positions=slice(-1, None)) -> torch.Tensor:
-        def write(mlp_out, hook):
-            mlp_out = mlp_out.clone()
-            mlp_out[:, positions] += push
-            return mlp_out
+        def run(edited, each=each, tokens=tokens, at=site):
+            return each.run_with_hooks(tokens, fwd_hooks=[(at, lambda x, hook: edited.to(x))])
 
-        return model.run_with_hooks(tokens, fwd_hooks=[(f"blocks.{where}.hook_mlp_out", write)])
-
-    got = answer(attempt, model, tokens, vector, layer, like=untouched)
-    expect(
-        not torch.allclose(got, untouched, atol=1e-5),
-        "Nothing has changed: does the hook return the edited tensor, and do you run with it?",
-    )
-    expect(
-        not _close(got, pushed(vector, positions=slice(None))),
-        "The vector is added at every position: write to `stream[:, -1]`, not to the whole stream.",
-    )
-    expect(
-        torch.allclose(got[:, :-1], untouched[:, :-1], atol=1e-4),
-        "Predictions before the last position have changed; only axis 1, index -1 may be touched.",
-    )
-    last = got[:, -1]
-    if _close(last, pushed(vector)[:, -1]):
-        return
-    expect(
-        not _close(last, pushed((vector - stream)[:, None])[:, -1]),
-        "The stream is replaced by the vector: add (`+=`) in place of `=`.",
-    )
-    expect(
-        not _close(last, pushed(-vector)[:, -1]),
-        "The vector is subtracted: the sign is swapped.",
-    )
-    if layer:
-        expect(
-            not _close(last, pushed(vector, where=layer - 1)[:, -1]),
-            f"You add to the stream *entering* block {layer}; `hook_resid_post` is the one after.",
-        )
-    expect(
-        False,
-        f"The last prediction is not that of the stream after block {layer} plus the vector; is it "
-        "another layer, another hook, or added more than once?",
-    )
+        at_last = torch.zeros_like(stream)
+        at_last[:, -1] = vector
+        replaced = stream.clone()
+        replaced[:, -1] = vector
+        mistakes = {
+            "Nothing has changed: does the hook return the edited tensor, and do you run with "
+            "it?": run(stream),
+            "The vector is added at every position: write to `stream[:, -1]`.": run(
+                stream + vector
+            ),
+            "The stream is replaced by the vector: add it (`+=`), do not set it.": run(replaced),
+            "The vector is subtracted: the sign is swapped.": run(stream - at_last),
+            "The vector is added twice.": run(stream + 2 * at_last),
+            "The vector is added at position 1, not at the last one: index -1 of axis 1.": run(
+                stream + at_last.roll(2 - tokens.shape[1], 1)
+            ),
+        }
+        if layer:
+            before = f"blocks.{layer}.hook_resid_pre"
+            entering = each.run_with_cache(tokens, names_filter=before)[1][before]
+            mistakes[
+                f"You add to the stream *entering* block {layer}, not to the one after it."
+            ] = run(entering + at_last, at=before)
+        got = answer(attempt, each, tokens, vector, layer)
+        _no_hook_left(each)
+        _compare(each is model, got, run(stream + at_last), mistakes)
 
 
-@exercise("6.3", "A fair control")
-def random_directions(attempt) -> None:
-    """Lengths, and no direction preferred: along any fixed line the cosines are centred on 0."""
-    n, width = 500, 64
-    vector = torch.linspace(-1.0, 3.0, width)
-    length = vector.norm()
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        got = answer(attempt, vector, n, like=torch.zeros(n, width))
-        again = answer(attempt, vector, n, like=torch.zeros(n, width))
-    expect(
-        not _close(got, got[:1].expand_as(got)),
-        f"All {n} rows are one and the same direction: draw {n} of them.",
-    )
-    norms = got.norm(dim=-1)
-    expect(
-        not _close(got.norm(), length),
-        "Together they are as long as the vector: take the norm of each row (`dim=-1`).",
-    )
-    expect(
-        not (norms - 1).abs().max() < 1e-3,
-        "They are unit vectors: multiply by the vector's norm.",
-    )
-    expect(
-        _close(norms, length.expand(n)),
-        f"Each should be {length:.2f} long; yours go from {norms.min():.2f} to {norms.max():.2f}. "
-        "A longer push does more whatever its direction: divide each by its own norm, then scale.",
-    )
-    expect(
-        not _close(got, again),
-        "A second call gives the same draw again: do not set a seed inside the function.",
-    )
-    expect(
-        not ((got >= 0).all() or (got <= 0).all()),
-        "All numbers have one sign, so every direction lies in one corner: `torch.rand` is never "
-        "negative, `torch.randn` is centred on 0.",
-    )
-    total = torch.cosine_similarity(got, torch.ones(1, width))
-    expect(
-        total.std() > 0.1 * width**-0.5,
-        "Each row has the same sum, as the vector's own numbers shuffled have: draw fresh ones.",
-    )
-    lean = torch.cosine_similarity(got, vector[None]).mean()
-    expect(
-        lean.abs() < 0.05,
-        f"They lean towards the vector itself (mean cosine {lean:.2f}): a control must not contain "
-        "what it controls for.",
-    )
-    for line in (vector, torch.ones(width), torch.eye(width)[0], torch.eye(width)[-1]):
-        cosine = torch.cosine_similarity(got, line[None])
-        expect(
-            cosine.mean().abs() < 0.05 and 0.7 < cosine.std() * width**0.5 < 1.3,
-            "Some directions are likelier than others: normal numbers (`torch.randn`) in every "
-            "entry make all equally likely.",
-        )
-
-
-@exercise("6.4", "The price of a push")
+@exercise("6.3", "The price of a push")
 def price_of_push(attempt) -> None:
-    """Planted distributions: KL by hand, whatever constant is added to a row of logits."""
+    """Distributions whose divergence is known by hand, whatever is added to a row of logits."""
     p, q = torch.tensor([1 / 2, 1 / 2]), torch.tensor([1 / 8, 7 / 8])
     level = torch.tensor([[3.0], [-2.0], [5.0]])  # a softmax does not see it
     plain = torch.stack([torch.tensor([1 / 16, 15 / 16]), p, p]).log() + level
@@ -177,134 +108,273 @@ def price_of_push(attempt) -> None:
     at_bos = 7 / 8 * log(15)
     there = log(2) + log(4 / 7) / 2  # sum of P log(P / Q)
     back = log(1 / 4) / 8 + 7 / 8 * log(7 / 4)  # sum of Q log(Q / P)
-    got = float(answer(attempt, plain, steered, like=0.0))
-
-    def near(wanted: float) -> bool:
-        return abs(got - wanted) < 1e-4
-
-    if near(there / 2):
-        nothing = float(answer(attempt, plain, plain, like=0.0))
-        expect(abs(nothing) < 1e-5, f"A model costs {nothing:.4f} against itself; it must be 0.")
-        return
-    expect(
-        not near(back / 2),
+    raw = (plain.softmax(-1) * (plain - steered)).sum(-1)[1:].mean()
+    mistakes = {
         "The arguments are swapped: the weights, and the first log, are those of the unsteered "
-        "model.",
-    )
-    expect(
-        not (near(-there / 2) or near(-back / 2)),
-        "The sign is wrong: KL is never below 0. It is log P minus log Q, weighted by P.",
-    )
-    expect(
-        not near((at_bos + there) / 3),
-        "Position 0 is counted: what follows BOS alone is any beginning of any text.",
-    )
-    expect(not near(there / 3), "Position 0 is left out of the sum but still counted in the mean.")
-    expect(
-        not (near(there) or near(at_bos + there)),
-        "This is the sum over positions; take the mean, so that long texts cost no more.",
-    )
-    expect(
-        not near(there / 4),
-        "The mean is taken over the vocabulary, too: sum over it, and mean over positions.",
-    )
-    expect(not near(there / 2 / log(2)), "This is in bits (log2); use nats (log).")
-    moved = float(answer(attempt, plain + 1.0, steered, like=0.0))
-    expect(
-        abs(moved - got) < 1e-4,
-        "Your answer changes when 1 is added to all logits of one model, which changes no "
-        "probability: take `log_softmax` of both first.",
-    )
-    expect(
-        False,
-        f"P = (1/2, 1/2) to Q = (1/8, 7/8) costs {there:.4f} nats, P to P costs 0: the mean of the "
-        f"two is {there / 2:.4f}; you give {got:.4f}.",
-    )
+        "model.": back / 2,
+        "The sign is wrong: KL is never below 0. It is log P minus log Q, weighted by P.": -there
+        / 2,
+        "Position 0 is counted: what follows BOS alone is any beginning of any text.": (
+            (at_bos + there) / 3
+        ),
+        "Position 0 is left out of the sum but still counted in the mean.": there / 3,
+        "This is the sum over positions; take the mean, so that long texts cost no more.": there,
+        "This is the sum over positions, position 0 too; take the mean of the others.": (
+            at_bos + there
+        ),
+        "The mean is taken over the vocabulary, too: sum over it, and mean over positions.": (
+            there / 4
+        ),
+        "This is in bits (log2); use nats (log).": there / 2 / log(2),
+        "Logits are no log-probabilities: take `log_softmax` of both first.": raw,
+    }
+    compare(answer(attempt, plain, steered), there / 2, mistakes)
+    compare(answer(attempt, plain, plain), 0.0)
 
 
-@exercise("6.5", "Find the layer that gives most for the money")
-def best_layer(attempt, try_out, n_layers: int) -> None:
-    """Planted models whose best dose is known; then the budget on the model at hand."""
-    # Effect is gain * coefficient, cost is price * coefficient ** 2. Largest gain, lowest price and
-    # best effect for the budget are in different layers.
-    world = {1.0: 0.05, 4.0: 1.25, 0.5: 0.05 / 16, 0.1: 0.0008}  # gain: price, a layer each
-    for flip in (False, True):  # the best layer is not in one place only
-        gains, prices = (list(v)[:: -1 if flip else 1] for v in (world, world.values()))
-        _one_world(attempt, gains, prices)
-    layer, coefficient = _dose(attempt, try_out, n_layers, BUDGET)
-    effect, cost = try_out(layer, coefficient)
-    expect(
-        cost <= 1.02 * BUDGET,
-        f"Right on planted numbers; on this model your dose costs {cost:.3f}, over the budget.",
-    )
-    print(
-        f"This model, budget {BUDGET} nats: layer {layer}, coefficient {coefficient:.2f}, "
-        f"effect {effect:.2f} nats for {cost:.3f}."
-    )
+@exercise("6.4", "The most for the money")
+def best_within(attempt) -> None:
+    """Tables in which the largest effect, the lowest cost and the best ratio are elsewhere."""
+    effects = torch.tensor([[0.5, 1.0, 9.0], [1.5, 3.0, 6.0], [0.2, 0.3, -8.0]])
+    costs = torch.tensor([[0.01, 0.5, 2.0], [0.02, 0.1, 0.9], [0.0, 0.001, 0.1]])
+    for turned in (False, True):  # the answer is not in one place only
+        e, c = (effects.flip(0, 1), costs.flip(0, 1)) if turned else (effects, costs)
+
+        def place(row: int, column: int, turned=turned) -> list[int]:
+            return [2 - row, 2 - column] if turned else [row, column]
+
+        mistakes = {
+            "This is the largest effect of all, and its cost is over the budget.": place(0, 2),
+            "This is the cheapest, not the one with the largest effect.": place(2, 0),
+            "This is the largest effect in absolute value: it turns the other way.": place(2, 2),
+            "This is the best effect per cost; ask for the largest effect within the budget.": (
+                place(2, 1)
+            ),
+            "The budget is in costs, not a limit for effects.": place(2, 1),
+            "Swapped: (layer, column), in this order.": place(1, 1)[::-1],
+            "`argmax` counts through the flattened table: turn it into (layer, column).": [
+                place(1, 1)[0] * 3 + place(1, 1)[1]
+            ],
+        }
+        got = answer(attempt, e, c, 0.1)
+        compare(
+            got, place(1, 1), {m: gives for m, gives in mistakes.items() if gives != place(1, 1)}
+        )
+    compare(answer(attempt, effects[:, :2], costs[:, :2], 0.05), [1, 0])
+    compare(answer(attempt, effects[:2].T, costs[:2].T, 1.0), [2, 1])
 
 
-def _one_world(attempt, gains: list[float], prices: list[float]) -> None:
-    asked = set()
+@exercise("6.5", "A null of unrelated differences")
+def unrelated_null(prompt_means, differences, p_value, model) -> None:
+    """Step by step: means on two models, differences and p-value on numbers known by hand."""
+    for each, rows in _both(model):
+        layer = each.cfg.n_layers - 1
+        rows = [rows, rows[:, :-2]]  # of unequal lengths
+        site = f"blocks.{layer}.hook_resid_post"
+        streams = [each.run_with_cache(row, names_filter=site)[1][site][0] for row in rows]
+        entering = f"blocks.{layer}.hook_resid_pre"
+        before = [each.run_with_cache(row, names_filter=entering)[1][entering][0] for row in rows]
+        mistakes = {
+            "Step 1: BOS is counted: start the mean at position 1.": _rows(streams, 0),
+            "Step 1: this is the stream that enters the block: `hook_resid_post`.": _rows(
+                before, 1
+            ),
+            "Step 1: this is the last position alone: mean over all but BOS.": torch.stack(
+                [stream[-1] for stream in streams]
+            ),
+        }
+        got = answer(prompt_means, each, rows, layer)
+        _no_hook_left(each)
+        _compare(each is model, got, _rows(streams, 1), mistakes, "Step 1: ")
 
-    def planted(layer, coefficient):
-        asked.add(int(layer))
-        return gains[layer] * coefficient, prices[layer] * coefficient**2
+    means = torch.tensor([[3.0, 0, 0], [0, 4, 0], [0, 0, 12], [3, 0, 5]])
+    pairs = [(0, 1), (0, 2), (0, 3), (1, 2), (1, 3), (2, 3)]
+    raw = torch.stack([means[i] - means[j] for i, j in pairs])
+    unit = raw / raw.norm(dim=-1, keepdim=True)
+    told = "Step 2: give each pair once, i before j, in the order (0, 1), (0, 2) … (1, 2) …"
+    given = torch.as_tensor(answer(differences, means, 2.0))
+    expect(given.shape == raw.shape, f"{told}: {len(pairs)} rows of 4 prompts, not {given.shape}")
+    mistakes = {
+        "Step 2: they are not scaled: divide each row by its own norm, then multiply.": raw,
+        "Step 2: they are unit vectors: multiply by the norm asked for.": unit,
+        "Step 2: together they have that norm: take each row's own (`dim=-1`).": (
+            2 * raw / raw.norm()
+        ),
+        "Step 2: the sign is swapped: prompt i minus prompt j, where i comes first.": -2 * unit,
+        "Step 2: the columns are scaled, not the rows.": 2 * raw / raw.norm(dim=0),
+    }
+    compare(given, 2 * unit, mistakes)
 
-    affordable = [min(8.0, (BUDGET / price) ** 0.5) for price in prices]
-    effects = [gain * most for gain, most in zip(gains, affordable, strict=True)]
-    best = max(effects)
-    layer, coefficient = _dose(attempt, planted, len(gains), BUDGET)
-    unasked = set(range(len(gains))) - asked
-    expect(
-        not unasked,
-        f"`try_out` was never called for layer {min(unasked, default=0)}: search every layer.",
-    )
-    effect, cost = planted(layer, coefficient)
-    where = f"On planted numbers, layer {layer} at {coefficient:.2f}"
-    expect(
-        cost <= 1.02 * BUDGET,
-        f"{where} costs {cost:.2f}, over the budget of {BUDGET}: stop each layer where its cost "
-        "reaches the budget.",
-    )
-    if effect >= 0.95 * best:
-        return
-    expect(
-        coefficient > 0.5 * affordable[layer],
-        f"{where} costs only {cost:.4f} and has effect {effect:.2f}: the budget is not used. "
-        "(Effect divided by cost is best at the smallest dose, where nothing happens.)",
-    )
-    expect(
-        layer != prices.index(min(prices)),
-        f"{where}: the layer with the lowest cost, not the one with the largest effect.",
-    )
-    payable = [gain for gain, most in zip(gains, affordable, strict=True) if coefficient <= most]
-    expect(
-        layer == effects.index(best) or gains[layer] != max(payable, default=0),
-        f"{where}: the layer that does most at this coefficient. A coefficient is not the same "
-        "dose in every layer; let each spend the budget, then compare effects.",
-    )
-    expect(
-        False,
-        f"{where} has effect {effect:.2f}; the budget buys {best:.2f}. Are your steps fine enough?",
-    )
-
-
-def _dose(attempt, try_out, n_layers: int, budget: float) -> tuple[int, float]:
-    """What the attempt returns, checked to be a layer and a coefficient."""
-    found = answer(attempt, try_out, n_layers, budget)
-    expect(isinstance(found, tuple | list) and len(found) == 2, "Return two: (layer, coefficient).")
-    layer, coefficient = (v.item() if hasattr(v, "item") else v for v in found)
-    expect(
-        isinstance(layer, int) and 0 <= layer < n_layers,
-        f"The first of the two should be a layer, 0 to {n_layers - 1}, and is {layer!r}. Have you "
-        "swapped layer and coefficient?",
-    )
-    expect(
-        isinstance(coefficient, int | float) and 0 <= coefficient <= 8,
-        f"The coefficient should be from 0 to 8, and is {coefficient!r}.",
-    )
-    return layer, float(coefficient)
+    null = torch.tensor([0.5, -3.0, 1.0, -0.2, 2.0, 0.1, -1.0, 0.0, 0.3])
+    for effect, far in ((2.0, 2), (-2.5, 1), (4.0, 0), (0.0, 9)):
+        above = int((null >= effect).sum())
+        mistakes = {
+            "Step 3: add 1 to both counts: the vector itself is one of the directions, so p is "
+            "never 0.": far / 9,
+            "Step 3: both signs count: compare absolute values.": (1 + above) / 10,
+            "Step 3: both signs count, and 1 is added to both counts.": above / 9,
+            "Step 3: an equal effect counts as well: `>=`.": (
+                (1 + int((null.abs() > abs(effect)).sum())) / 10
+            ),
+            "Step 3: this is the share that does less.": 1 - far / 9,
+            "Step 3: 1 is added to one of the two counts only.": (1 + far) / 9,
+        }
+        right = (1 + far) / 10
+        known = {message: p for message, p in mistakes.items() if abs(p - right) > 1e-6}
+        compare(answer(p_value, effect, null), right, known)
 
 
-def _close(got: torch.Tensor, wanted: torch.Tensor) -> bool:
-    return torch.allclose(got, wanted, rtol=1e-3, atol=1e-3)
+@exercise("6.6", "Steering, or a logit bias?")
+def steering_or_bias(changes, explained, verdict, model) -> None:
+    """Step by step; truths: a table of equal rows, one of opposite rows, and a linear network."""
+    for each, tokens in _both(model):
+        layer = each.cfg.n_layers // 2
+        stream = each.run_with_cache(tokens)[1]["resid_post", layer]
+        vector = _direction(each, stream)
+        raw = _pushed(each, tokens, vector, layer) - each(tokens)
+        right = raw[:, 1:].flatten(0, 1)
+        mistakes = {
+            "Step 1: take each context's mean over the vocabulary off; softmax does not see it.": (
+                right
+            ),
+            "Step 1: position 0 is counted: leave BOS out.": _level(raw.flatten(0, 1)),
+            "Step 1: the sign is swapped: steered minus unsteered.": -_level(right),
+            "Step 1: these are the steered logits: subtract the unsteered ones.": _level(
+                _pushed(each, tokens, vector, layer)[:, 1:].flatten(0, 1)
+            ),
+            "Step 1: the mean over contexts is taken off; it should be that over the vocabulary.": (
+                right - right.mean(0)
+            ),
+            "Step 1: nothing has changed: did the model run inside the `with`?": 0 * right,
+        }
+        got = answer(changes, each, tokens, vector, layer)
+        _no_hook_left(each)
+        _compare(each is model, got, _level(right), mistakes, "Step 1: ", 1e-3)
+
+    generator = torch.Generator().manual_seed(0)
+    table, guess = (torch.randn(6, 5, generator=generator) for _ in range(2))
+    off = table - guess
+    mistakes = {
+        "Step 2: this is the share that is *missed*; subtract it from 1.": (
+            off.square().sum() / table.square().sum()
+        ),
+        "Step 2: divide by the squares of the changes, not by their spread around the mean.": (
+            1 - off.square().sum() / (table - table.mean(0)).square().sum()
+        ),
+        "Step 2: squares, not absolute values.": 1 - off.abs().sum() / table.abs().sum(),
+        "Step 2: this is the mean of shares; sum over contexts first, then divide.": (
+            1 - (off.square().sum(1) / table.square().sum(1)).mean()
+        ),
+        "Step 2: the root is too much: squares, summed, are enough.": (
+            1 - off.norm() / table.norm()
+        ),
+    }
+    compare(
+        answer(explained, table, guess), 1 - off.square().sum() / table.square().sum(), mistakes
+    )
+    compare(
+        answer(explained, table, table[0]),
+        1 - (table - table[0]).square().sum() / table.square().sum(),
+    )
+
+    linear = toy.linear_network()  # whatever enters, a vector moves all logits by the same
+    rows = torch.randint(1, 10, (3, 6), generator=generator)
+    vector = torch.randn(8, generator=generator, dtype=torch.float64)
+    constant, direct = _two(answer(verdict, linear, rows, vector, 0))
+    expect(
+        abs(constant - 1) < 1e-3,
+        f"Step 3: in a linear network every context changes by the same, so the constant explains "
+        f"all, 1.00; you give {constant:.2f}. Is it fitted as the mean over contexts?",
+    )
+    for each, tokens in ((linear, rows), *_both(model)):
+        layer = each.cfg.n_layers // 2 - (each is linear)
+        stream = each.run_with_cache(tokens)[1]["resid_post", layer]
+        vector = _direction(each, stream)
+        right, mistakes = _verdict(each, tokens, vector, layer)
+        got = _two(answer(verdict, each, tokens, vector, layer))
+        _no_hook_left(each)
+        _compare(each is not linear, got, right, mistakes, "Step 3: ", 1e-3)
+    layer = model.cfg.n_layers // 2
+    sides = TEXTS[1], "I hate this! It's absolutely terrible and"
+    tokens = tokenize(model, "The movie was good. The story was bad, and the music was")
+    vector = steering_vector(model, *sides, layer)
+    constant, direct = _two(answer(verdict, model, tokens, vector, layer))
+    print(f"Layer {layer} here: a constant explains {constant:.0%}, the last stream {direct:.0%}")
+
+
+def _verdict(model, tokens, vector, layer) -> tuple[list[float], dict[str, list[float]]]:
+    """The two shares, and what they are for a learner who makes a known mistake."""
+
+    def share(changes, guess):
+        return (1 - (changes - guess).square().sum() / changes.square().sum()).item()
+
+    def moved(where):
+        return _level((_pushed(model, tokens, vector, where) - model(tokens))[:, 1:].flatten(0, 1))
+
+    mine, direct = moved(layer), moved(model.cfg.n_layers - 1)
+    fitted, held_out = mine[::2], mine[1::2]
+    constant, straight = share(held_out, fitted.mean(0)), share(mine, direct)
+    return [constant, straight], {
+        "Step 3: the constant is judged on the contexts that it was fitted on: fit on every other "
+        "one (0, 2, …), judge on the rest.": [share(mine, mine.mean(0)), straight],
+        "Step 3: fit on contexts 0, 2, 4 …, and judge on 1, 3, 5 …": [
+            share(fitted, held_out.mean(0)),
+            straight,
+        ],
+        "Step 3: the two shares are swapped.": [straight, constant],
+        "Step 3: the last stream is judged on the last stream's own changes; how much of *this "
+        "layer's* changes does it explain?": [constant, share(direct, mine)],
+    }
+
+
+def _two(got) -> list[float]:
+    expect(
+        hasattr(got, "__len__") and len(got) == 2,
+        "Step 3: return two numbers: (by a constant, by the last stream).",
+    )
+    return [float(each) for each in got]
+
+
+def _level(changes: Float[Tensor, "context d_vocab"]) -> Float[Tensor, "context d_vocab"]:
+    return changes - changes.mean(-1, keepdim=True)
+
+
+def _pushed(model, tokens, vector, layer) -> Float[Tensor, "batch pos d_vocab"]:
+    hook = (f"blocks.{layer}.hook_resid_post", lambda x, hook: x + vector.to(x))
+    return model.run_with_hooks(tokens, fwd_hooks=[hook])
+
+
+def _both(model) -> list[tuple[object, Int[Tensor, "1 pos"]]]:
+    """The model at hand and a random one of other sizes, each with a prompt that BOS begins."""
+    sizes = {"n_layers": 3, "n_heads": 2, "d_model": 16, "d_head": 8, "d_vocab": 20, "d_mlp": 32}
+    small = toy.boot(**sizes, normalization_type="LN", attn_only=False)
+    generator = torch.Generator().manual_seed(0)
+    for parameter in small.parameters():  # as made, its logits hardly move
+        torch.nn.init.normal_(parameter, std=0.5, generator=generator)
+    return [(model, tokenize(model, TEXTS[0])), (small, torch.tensor([[0, 4, 7, 2, 11, 5]]))]
+
+
+def _direction(model, stream: Float[Tensor, "batch pos d_model"]) -> Float[Tensor, "d_model"]:
+    """A random vector, 0.7 times as long as the stream at the last position."""
+    vector = torch.randn(model.cfg.d_model, generator=torch.Generator().manual_seed(1)).to(stream)
+    return 0.7 * stream[0, -1].norm() / vector.norm() * vector
+
+
+def _rows(streams: list[Tensor], start: int) -> Float[Tensor, "prompt d_model"]:
+    return torch.stack([stream[start:].mean(0) for stream in streams])
+
+
+def _no_hook_left(model) -> None:
+    if any(point.has_hooks() for point in model.hook_dict.values()):
+        model.reset_hooks()
+        raise Wrong("your answer leaves a hook on the model, which changes every later run.")
+
+
+def _compare(here: bool, got, right, mistakes, step: str = "", tolerance: float = 1e-3) -> None:
+    """`compare`, with the step in front, and with the model that it is wrong on."""
+    try:
+        compare(got, right, mistakes, tolerance)
+    except Wrong as wrong:
+        text = str(wrong) if str(wrong).startswith(step) else f"{step}{wrong}"
+        where = "" if here else "Right on the model at hand, not on another one. "
+        raise Wrong(f"{where}{text}") from None

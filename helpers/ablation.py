@@ -6,12 +6,14 @@ from contextlib import contextmanager
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+from transformer_lens import ActivationCache
 
 from helpers import inputs
 from helpers.engine import HEADS
 from helpers.metrics import Metric
 
-Values = float | Float[Tensor, "n_layers n_heads d_head"] | Mapping  # the last: another run's cache
+# A number, each head's mean, or another run's cache.
+Values = float | Float[Tensor, "n_layers n_heads d_head"] | Mapping | ActivationCache
 
 
 @contextmanager

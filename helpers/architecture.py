@@ -181,7 +181,9 @@ def _kinds(block) -> tuple[str, ...]:
     inner = plain(block)
     names = ("attn", "self_attn", "attention")  # GPT-2, Llama, GPT-NeoX
     attention = next((getattr(inner, name) for name in names if hasattr(inner, name)), None)
-    if attention is not block.attn or inner.mlp is not block.mlp:
+    norms = {type(plain(norm)).__module__.split(".")[0] for norm in (block.ln1, block.ln2)}
+    kept = attention is block.attn and inner.mlp is block.mlp
+    if not kept or not norms <= {"torch", "transformers"}:
         return ("replaced",)
     return tuple(type(plain(part)).__name__ for part in (block, block.attn, block.mlp))
 

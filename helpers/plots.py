@@ -197,9 +197,9 @@ def _error_bars(spread, y: np.ndarray) -> dict | None:
 
 def _array(name: str, values) -> np.ndarray:
     """A tensor on any device, an array or a list, as an array."""
-    if hasattr(values, "detach"):
-        values = values.detach().float().cpu()
     try:
+        if hasattr(values, "detach"):
+            values = values.detach().float().cpu()
         return np.asarray(values, dtype=float)
     except (TypeError, ValueError, NotImplementedError):  # the last: no numbers on "meta"
         raise ValueError(f"{name}: expected numbers, in rows of one length") from None

@@ -130,7 +130,7 @@ def _next_token(model, prompt: str, name: str, text: str) -> Int[Tensor, "1"]:
     def follows(word: str) -> Tensor | None:
         ids = model.to_tokens(word, prepend_bos=False, truncate=False)[0]
         alone = tokenize(model, prompt)[0]
-        joined = [tokenize(model, prompt + gap + word)[0] for gap in ("", " ")]
+        joined = [tokenize(model, prompt + gap + word, name)[0] for gap in ("", " ")]
         right = len(ids) == 1 and any(torch.equal(torch.cat([alone, ids]), j) for j in joined)
         return ids if right else None
 

@@ -99,6 +99,7 @@ def supports(model, positions: int) -> bool:
         and architecture.sees_all(model, positions)
         and not getattr(model.original_model, "hf_device_map", None)  # spread over devices
         and type(plain(model.unembed)) is torch.nn.Linear
+        and type(plain(model.ln_final)) is type(plain(model.blocks[0].ln1))
         and not _hooked(model)
     )
 

@@ -14,7 +14,7 @@ import nbformat
 import pytest
 from IPython.utils.capture import capture_output
 
-from helpers import checks
+from exercises import grading as checks
 
 ROOT = Path(__file__).parents[2]
 TOPICS = {

@@ -1,7 +1,7 @@
 """The shipped model `tutorial-4l` knows what its card says, measured on the shipped files.
 
-`tools/training/evaluate.py` measures with plain transformers; the notebooks and helpers find the same by
-another route.
+`tools.training.evaluate` measures with plain transformers; the notebooks and helpers find the same
+by another route.
 """
 
 import itertools
@@ -17,7 +17,7 @@ from transformers import AutoTokenizer
 from helpers.prompts import CAPITAL_PAIRS, CITY_PAIRS
 from tools.training import corpus, evaluate, facts
 
-GPT2_TOKENS = json.loads((Path(__file__).parent / "gpt2_tokens.json").read_text())
+GPT2_TOKENS = json.loads((Path(__file__).parent / "gpt2_tokens.json").read_text("utf-8"))
 
 
 @pytest.fixture(scope="module")
@@ -51,17 +51,11 @@ def test_figure_is_at_least(measured, name, least):
     assert measured[name] >= least
 
 
-def test_it_knows_the_lazy_dog(measured):
+def test_it_can_do_what_the_lessons_need(measured):
     assert measured["lazy_dog"]
-
-
-def test_the_second_copy_is_far_better_known_than_the_first(measured):
     assert measured["log_prob_second"] - measured["log_prob_first"] > 5
-
-
-def test_steering_has_room_both_ways(measured):
-    assert 0.35 <= measured["p_positive"] <= 0.65
-    assert 0.35 <= measured["p_negative"] <= 0.65
+    for side in ("p_positive", "p_negative"):  # steering has room both ways
+        assert 0.35 <= measured[side] <= 0.65
 
 
 def test_a_fact_moves_from_the_subject_to_the_last_token(measured):
@@ -72,7 +66,7 @@ def test_a_fact_moves_from_the_subject_to_the_last_token(measured):
 
 
 def test_the_card_prints_the_figures_of_the_shipped_weights(measured):
-    card = (evaluate.MODEL / "README.md").read_text()
+    card = (evaluate.MODEL / "README.md").read_text("utf-8")
     printed = dict(re.findall(r"^\| `(\w+)` \| (.*) \|$", card, re.M))
     assert set(printed) == set(measured)
     for name in ("parameters", "capitals_canonical", "landmarks_canonical", "induction_head"):
@@ -120,12 +114,6 @@ def test_pairs_line_up_subject_included_under_both_tokenizers(loaded, pair):
     assert len(GPT2_TOKENS[pair.answer]) == len(GPT2_TOKENS[pair.distractor]) == 1
 
 
-def test_there_are_enough_pairs():
-    assert len(PAIRS) >= 11
-    assert CITY_PAIRS[0].clean == "The Eiffel Tower is in the city of"
-    assert CITY_PAIRS[0].corrupted == "The Colosseum is in the city of"
-
-
 @pytest.mark.parametrize("pair", PAIRS, ids=[f"{p.answer}-{p.distractor}" for p in PAIRS])
 def test_each_pair_is_answered_right_on_both_sides(loaded, pair):
     model, encode = loaded
@@ -152,12 +140,6 @@ def test_the_corpus_is_the_same_for_the_same_seed_only():
         return list(itertools.islice(corpus.documents(seed), 50))
 
     assert start(1) == start(1) != start(2)
-
-
-def test_the_corpus_has_what_the_lessons_need():
-    assert len(facts.CAPITALS) >= 48 and len(facts.CAPITAL_TEMPLATES) >= 5
-    assert len(facts.LANDMARKS) >= 30
-    assert "The quick brown fox jumps over the lazy dog." in facts.SAYINGS
 
 
 def test_generation_is_readable(loaded):

@@ -14,9 +14,8 @@ import time
 from pathlib import Path
 
 import pytest
-from test_structure import NAMES
+from books import NAMES, ROOT
 
-ROOT = Path(__file__).parents[2]
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("chrome")
 SHOTS = ROOT / "build" / "screenshots"
 FLAGS = [
@@ -43,6 +42,7 @@ WHOLE_PAGE, PANEL = 1000, ".jp-WindowedPanel-outer"
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 pytestmark = [
     pytest.mark.browser,
+    pytest.mark.slow,
     pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine"),
 ]
 
@@ -75,7 +75,7 @@ def lab(tmp_path_factory):
             with socket.socket() as probe:
                 if probe.connect_ex(("127.0.0.1", port)) == 0:
                     break
-            assert server.poll() is None, (base / "log").read_text()
+            assert server.poll() is None, (base / "log").read_text("utf-8")
             time.sleep(0.5)
         yield f"http://127.0.0.1:{port}"
     finally:
@@ -155,7 +155,7 @@ def test_every_figure_is_drawn_and_nothing_leaves_the_machine(lab, page, name):
 
     views = sizes(page, "[id^=circuits-vis]")
     source = (ROOT / "notebooks" / f"{name}.ipynb").read_text("utf-8")
-    assert bool(views) == ("plots.attention(" in source or "plots.tokens(" in source)
+    assert bool(views) == ("plots.attention(" in source)
     assert all(width > 100 and height > 20 for width, height in views)
     drawn = page.locator("[id^=circuits-vis] canvas, [id^=circuits-vis] span")
     assert drawn.count() >= len(views)

@@ -22,7 +22,7 @@ def test_every_link_says_what_pyproject_says(path):
 @pytest.fixture
 def copy(tmp_path):
     shutil.copytree(links.ROOT / "notebooks", tmp_path / "notebooks")
-    for name in ("pyproject.toml", "CITATION.cff"):
+    for name in ("pyproject.toml", "CITATION.cff", "README.md"):
         shutil.copy(links.ROOT / name, tmp_path)
     return tmp_path
 

@@ -14,14 +14,14 @@ import pytest
 ROOT = Path(__file__).parents[2]
 REQUIREMENTS = [
     line
-    for line in (ROOT / "requirements.txt").read_text().splitlines()
+    for line in (ROOT / "requirements.txt").read_text("utf-8").splitlines()
     if line and not line.startswith("#")
 ]
-PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
 
 
 def test_conda_and_pip_get_the_same_pins():
-    environment = (ROOT / "environment.yml").read_text()
+    environment = (ROOT / "environment.yml").read_text("utf-8")
     nested = re.findall(r"^      - (.*)$", environment, re.M)
     assert nested == REQUIREMENTS
     assert f"python{PROJECT['requires-python']}" in environment
@@ -47,7 +47,7 @@ def test_the_package_allows_what_is_pinned():
 
 
 def test_the_setup_cell_installs_the_pinned_versions():
-    cell = (ROOT / "notebooks" / "01_basic_activation_analysis.ipynb").read_text()
+    cell = (ROOT / "notebooks" / "01_basic_activation_analysis.ipynb").read_text("utf-8")
     for name in ("transformer_lens", "circuitsvis"):
         pin = next(line for line in REQUIREMENTS if line.startswith(f"{name}=="))
         assert pin in cell
@@ -67,7 +67,7 @@ def test_no_path_of_a_machine_is_tracked():
 
 
 def test_the_lock_holds_the_pins_and_a_hash_for_everything():
-    text = (ROOT / "requirements.lock").read_text().replace("\\\n", "")
+    text = (ROOT / "requirements.lock").read_text("utf-8").replace("\\\n", "")
     locked = {}
     for line in text.splitlines():
         name, version = re.match(r"([\w.-]+)==(\S+)", line).groups()
@@ -75,6 +75,25 @@ def test_the_lock_holds_the_pins_and_a_hash_for_everything():
         locked[name.lower().replace("_", "-")] = version
     pins = dict(line.split("==") for line in REQUIREMENTS if line != "-e .")
     assert {name: locked[name.lower().replace("_", "-")] for name in pins} == pins
+
+
+def test_the_helpers_stay_readable():
+    """All of them in an afternoon, each on a few screens."""
+    lines = {
+        path.parent.name + "/" + path.name: len(path.read_text("utf-8").splitlines())
+        for path in (ROOT / "helpers").rglob("*.py")
+    }
+    assert max(lines.values()) <= 240, lines
+    assert sum(lines.values()) <= 2050, lines
+
+
+def test_dependencies_point_one_way():
+    """Claims and plots know nothing of models; no helper knows of a tool, an exercise or a test."""
+    for path in (ROOT / "helpers").rglob("*.py"):
+        text = path.read_text("utf-8")
+        assert not re.search(r"^ *(from|import) (tools|exercises|tests|families)\b", text, re.M)
+        if path.stem in ("claims", "plots"):
+            assert not re.search(r"^ *(from|import) (helpers|torch|transformer)", text, re.M), path
 
 
 FAKE = """#!/bin/sh
@@ -110,9 +129,9 @@ needs_make = pytest.mark.skipif(
 def test_two_set_ups_at_once_are_one(clone):
     both = [start(clone), start(clone)]
     assert [process.wait(60) for process in both] == [0, 0]
-    assert (clone / "log").read_text().split() == ["begin", "end"]
+    assert (clone / "log").read_text("utf-8").split() == ["begin", "end"]
     assert start(clone).wait(60) == 0  # and later there is nothing to do
-    assert (clone / "log").read_text().split() == ["begin", "end"]
+    assert (clone / "log").read_text("utf-8").split() == ["begin", "end"]
 
 
 @needs_make
@@ -121,11 +140,11 @@ def test_a_set_up_that_fails_leaves_no_lock_and_is_done_again(clone, way):
     (clone / "broken").touch()
     first = start(clone)
     if way == "is interrupted":
-        while "begin" not in (clone / "log").read_text():
+        while "begin" not in (clone / "log").read_text("utf-8"):
             time.sleep(0.05)
         os.killpg(first.pid, 2)
     assert first.wait(60) != 0
     assert not (clone / ".venv" / "installed").exists()
     (clone / "broken").unlink()
     assert start(clone).wait(60) == 0
-    assert (clone / "log").read_text().split()[-1] == "end"
+    assert (clone / "log").read_text("utf-8").split()[-1] == "end"

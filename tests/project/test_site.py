@@ -10,8 +10,8 @@ import threading
 from pathlib import Path
 
 import pytest
+from books import NAMES
 from test_browser import browser, page, playwright, pytestmark, sizes  # noqa: F401
-from test_structure import NAMES
 
 HTML = Path(__file__).parents[2] / "build" / "site" / "html"
 PAGES = sorted(HTML.rglob("*.html"))
