@@ -13,7 +13,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from exercises.grading import Unsolved, Wrong, answer, compare, exercise, expect, value
 from helpers.architecture import attention_bias, query_key_value
 from helpers.hub import quiet
-from helpers.induction import repeated_tokens
+from helpers.induction import previous_token_scores, repeated_tokens
 
 
 @exercise("1.1", "Norms without position 0")
@@ -131,17 +131,13 @@ def previous_token_head(attempt, model) -> None:
     n_layers, n_heads = model.cfg.n_layers, model.cfg.n_heads
     with unchanged(model):
         layer, head = _head(answer(attempt, model), n_layers, n_heads)
-    scores, to_self, to_first = (
-        torch.stack(each) for each in zip(*map(_back_self_first, _patterns(model)), strict=True)
-    )
+    patterns = _patterns(model)
+    scores = torch.stack([previous_token_scores(pattern) for pattern in patterns])
+    to_self = torch.stack([p.diagonal(0, -2, -1)[..., 1:].mean((0, -1)) for p in patterns])
     if scores[layer, head] < 0.9 * scores.max():
         expect(
             (layer, head) != divmod(to_self.argmax().item(), n_heads),
             "This head attends to the token itself: use the diagonal one below.",
-        )
-        expect(
-            (layer, head) != divmod(to_first.argmax().item(), n_heads),
-            "This head rests on position 0, which is one back for query 1 only.",
         )
         expect(
             False,
@@ -167,10 +163,8 @@ def neuron_writers(neuron_shares, norm_without, model) -> None:
         for layer in (0, each.cfg.n_layers - 1):
             post, W_out = cache["post", layer][0], each.W_out[layer]
             total = post[0] @ W_out  # what the neurons write together, the bias left out
-            right = post[0] * (W_out @ total) / total.square().sum()
+            right, length = _shares(post[0], W_out), (post[0][:, None] * W_out).norm(dim=-1)
             out = cache["mlp_out", layer][0, 0]
-            length = (post[0][:, None] * W_out).norm(dim=-1)
-            last = post[-1] @ W_out
             mistakes = {
                 "these are dot products; divide by the squared length of the sum.": (
                     right * total.square().sum()
@@ -182,17 +176,15 @@ def neuron_writers(neuron_shares, norm_without, model) -> None:
                 "the sum.": length / length.sum(),
                 "these are the lengths of what each writes; a share says how far it goes the way "
                 "of the sum.": length,
-                "this is the last position; wanted is position 0.": (
-                    post[-1] * (W_out @ last) / last.square().sum()
-                ),
+                "this is the last position; wanted is position 0.": _shares(post[-1], W_out),
                 "this is what they say, `post`; multiply with W_out.": post[0],
-                "read `post`, after the non-linearity, not `pre`.": (
-                    cache["pre", layer][0, 0] * (W_out @ total) / total.square().sum()
+                "`pre` is what a neuron hears; `post` is what it says.": (
+                    _shares(cache["pre", layer][0, 0], W_out)
                 ),
                 "the MLP's bias is in the whole; it belongs to no neuron. Sum what the neurons "
                 "write.": post[0] * (W_out @ out) / out.square().sum(),
                 "this is layer 0; use the argument `layer`.": (
-                    cache["post", 0][0, 0] * (each.W_out[0] @ total) / total.square().sum()
+                    _shares(cache["post", 0][0, 0], each.W_out[0])
                 ),
             }
             with _step(1):
@@ -358,6 +350,12 @@ def _without(model, tokens, layer: int, heads, part: float = 1.0) -> Float[Tenso
     return model.run_with_hooks(tokens, fwd_hooks=[(f"blocks.{layer}.hook_attn_out", less)])
 
 
+def _shares(post: Float[Tensor, "neuron"], W_out: Tensor) -> Float[Tensor, "neuron"]:
+    """Each neuron's share of the sum of what all write: dot product over squared length."""
+    total = post @ W_out
+    return post * (W_out @ total) / total.square().sum()
+
+
 def _mlp_share(cache, layer: int) -> float:
     """How long the MLP's output is against the stream after the block, at position 0."""
     return (cache["mlp_out", layer][0, 0].norm() / cache["resid_post", layer][0, 0].norm()).item()
@@ -379,13 +377,6 @@ def _patterns(model) -> list[Float[Tensor, "batch head query key"]]:
     return [cache["pattern", layer] for layer in range(model.cfg.n_layers)]
 
 
-def _back_self_first(pattern: Float[Tensor, "batch head query key"]) -> list[Tensor]:
-    """Mean attention of each head to the position before, to itself and to position 0."""
-    one_back = pattern.diagonal(-1, -2, -1)[..., 1:]
-    itself = pattern.diagonal(0, -2, -1)[..., 1:]
-    return [each.mean((0, -1)) for each in (one_back, itself, pattern[..., 2:, 0])]
-
-
 def _one_back(n_layers: int, layer: int, head: int) -> list:
     """Hooks under which every head attends evenly, and the one at (layer, head) one back."""
 
@@ -394,7 +385,7 @@ def _one_back(n_layers: int, layer: int, head: int) -> list:
         even = even / even.sum(-1, keepdim=True)
         if hook.layer() == layer:
             n = pattern.shape[-1]
-            back = torch.eye(n, device=pattern.device).roll(-1, 1).T  # (query, key)
+            back = torch.eye(n, device=pattern.device).roll(-1, 1)  # (query, key)
             back[0] = torch.eye(n, device=pattern.device)[0]
             even[:, head] = back.to(even)
         return even

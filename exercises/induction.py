@@ -20,60 +20,7 @@ from helpers.metrics import next_token_log_probs
 from helpers.models import EMBEDDED, load_model
 
 
-@exercise("4.1", "Build the rows")
-def repeat_rows(attempt) -> None:
-    """Properties of what is drawn, from ids that are no places in their own list."""
-    for ids, bos, n, batch in (
-        ([11, 13, 17, 19, 23, 29, 31, 37], 5, 6, 50),
-        ([40, 50, 60], 2, 4, 30),
-    ):
-        given = answer(attempt, torch.tensor(ids), bos, n, batch)
-        expect(
-            hasattr(given, "__len__") and len(given) and hasattr(given[0], "__len__"),
-            "Two axes are expected, row and position.",
-        )
-        widths = {
-            2 * n: "BOS is missing: a row is one token longer than its two blocks.",
-            2 * n + 2: "One token too many: BOS stands at the start, not between the blocks.",
-            n + 1: "There is only one block; the same block must follow it.",
-        }
-        expect(len(given[0]) not in widths, widths.get(len(given[0]), "-"))
-        rows = value(given, like=torch.zeros(batch, 2 * n + 1))
-        expect(bool((rows == rows.round()).all()), "Token ids are whole numbers.")
-        expect(bool((rows[:, 0] == bos).all()), "Position 0 of every row must hold BOS.")
-        first, second = rows[:, 1 : n + 1], rows[:, n + 1 :]
-        twice = torch.equal(rows[:, 1::2], rows[:, 2::2]) and not torch.equal(first, second)
-        expect(
-            not twice,
-            "Each token stands there twice in a row, A A B B; wanted is A B A B. "
-            "`repeat_interleave` repeats tokens, `cat` or `repeat` repeats blocks.",
-        )
-        same = torch.equal(first.sort(1).values, second.sort(1).values)
-        expect(
-            torch.equal(first, second) or not same,
-            "The second block has the right tokens in another order: nothing to continue.",
-        )
-        expect(
-            torch.equal(first, second),
-            "The second block is drawn anew; put the same block there again.",
-        )
-        expect(bool((first != first[:1]).any()), "All rows have one block; draw one for each.")
-        expect(bool((first != first[:, :1]).any()), "A block is one token repeated; draw n tokens.")
-        allowed = torch.isin(rows[:, 1:], torch.tensor(ids).to(rows))
-        expect(
-            bool(allowed.all()) or bool((rows[:, 1:] >= len(ids)).any()),
-            "These are places in `ids`, 0, 1, 2, …, not the ids that stand there.",
-        )
-        expect(bool(allowed.all()), "A block holds a token that is not among `ids`.")
-        missing = set(ids) - set(rows[:, 1:].flatten().int().tolist())
-        expect(
-            not missing,
-            f"In {batch} rows these ids never come up: {sorted(missing)}. The upper bound of "
-            "`randint` is already left out.",
-        )
-
-
-@exercise("4.2", "Score each row")
+@exercise("4.1", "Score each row")
 def induction_cells(attempt) -> None:
     """Toy heads with a known share in each motif's cell; what is left over is on BOS."""
     shares = torch.tensor([0.2, 0.9, 0.4, 0.6, 0.8, 0.1, 0.7])  # of queries n+1, n+2, …
@@ -107,13 +54,15 @@ def induction_cells(attempt) -> None:
             ),
             "This is a sum over the queries, not their mean.": right.sum(-1),
             "This is the best query, not the mean over them.": right.amax(-1),
-            "All scores are 0: query and key are swapped, and no head can attend ahead. The axes "
-            "are row, head, query, key.": torch.zeros(2, 4),
         }
+        if n == 5:  # before an answer can be one for blocks of 5 only
+            mistakes[
+                "All scores are 0: query and key are swapped, the axes are row, head, query, key."
+            ] = torch.zeros(2, 4)
         compare(answer(attempt, pattern, n), right.mean(-1), mistakes)
 
 
-@exercise("4.3", "A threshold from the null")
+@exercise("4.2", "A threshold from the null")
 def above_null(attempt) -> None:
     """Made-up scores around a null that has one high head in one row."""
     scores = torch.tensor([[0.08, 0.10, 0.33, 0.34], [0.12, 0.35, 0.05, 0.50], [0.38, 0.9, 0, 0.2]])
@@ -165,7 +114,7 @@ def above_null(attempt) -> None:
     )
 
 
-@exercise("4.4", "What each head costs")
+@exercise("4.3", "What each head costs")
 def costs(attempt) -> None:
     """All heads of two models, the specimen and one of random weights."""
     specimen = load_model(EMBEDDED, device="cpu")
@@ -173,7 +122,6 @@ def costs(attempt) -> None:
         tokens = repeated_tokens(model, n, 3, seed=404)
         mean = _mean_z(model, tokens)
         zero, by_mean = (_losses(model, tokens, values) for values in (0.0, mean))
-        last = _losses(model, tokens, 0.0, positions=[-1])
         plain = -next_token_log_probs(model(tokens), tokens)  # (row, 2n)
         change = zero - plain  # (layer, head, row, 2n)
         right = change[..., n + 1 :].mean((-1, -2))
@@ -200,19 +148,15 @@ def costs(attempt) -> None:
             "This is the mean in place of `z`; wanted is 0.": (
                 (by_mean - plain)[..., n + 1 :].mean((-1, -2))
             ),
-            "The head is ablated at the last position only; wanted is every position.": (
-                (last - plain)[..., n + 1 :].mean((-1, -2))
-            ),
-            "Nothing changes: is the hook's name right, and does it return the edited z?": (
-                torch.zeros_like(right)
-            ),
+            "Nothing changes: is the hook's name right, does it return the edited z, and at every "
+            "position? (The last predicts nothing here.)": (torch.zeros_like(right)),
         }
         with unchanged(model, tokens):
             got = answer(attempt, model, tokens, n)
         compare(got, right, mistakes, tolerance=1e-2)
 
 
-@exercise("4.5", "A copying score")
+@exercise("4.4", "A copying score")
 def copying(after_first_block, written, copying_score, model) -> None:
     """Each step against a second route, on the model at hand and on one that shares value heads."""
     models = (model, second_model(model))
@@ -268,7 +212,7 @@ def copying(after_first_block, written, copying_score, model) -> None:
         for place in ((each.cfg.n_layers - 1, 0), (1, each.cfg.n_heads - 1)):
             logits = _written(each, place, cache["resid_post", 0][:, 1])
             rank = (logits > logits.gather(1, tokens[:, None])).sum(1) + 1
-            middle = rank.sort().values[19:21].tolist()
+            middle = rank.sort().values[13:15].tolist()
             # The toy's few tokens have ranks that no rounding moves; there k is one of them.
             k = middle[0] if each is not model else sum(middle) // 2
             mistakes = {
@@ -291,7 +235,7 @@ def copying(after_first_block, written, copying_score, model) -> None:
                 compare(got, (rank <= k).float().mean(), mistakes, 1e-3)
 
 
-@exercise("4.6", "Composition by hand, with shared keys")
+@exercise("4.5", "Composition by hand, with shared keys")
 def composition(expand, k_composition, into, model) -> None:
     """Each step on tensors alone, so that nothing ready-made is in reach."""
     generator = torch.Generator().manual_seed(0)
@@ -321,9 +265,8 @@ def composition(expand, k_composition, into, model) -> None:
             "W_OV is not transposed: keys read what the head *writes*, the last axis of W_OV.": (
                 (qk @ ov).norm() / size
             ),
-            "keys and what the head reads: W_QK must be multiplied with the side that it writes.": (
-                (qk.T @ ov.T).norm() / size
-            ),
+            "this joins the later head's queries with what the earlier one *reads*; wanted are its "
+            "keys and what the earlier one writes.": (qk.T @ ov).norm() / size,
             "this is the squared score; take the root.": ((qk @ ov.T).norm() / size) ** 2,
             "this is the largest singular value, not the root of the summed squares.": (
                 torch.linalg.matrix_norm(qk @ ov.T, 2)
@@ -342,10 +285,10 @@ def composition(expand, k_composition, into, model) -> None:
     for each in (second_model(model), model):
         weights = SimpleNamespace(**{name: getattr(each, name) for name in _WEIGHTS})
         layer = min(2, each.cfg.n_layers - 1)
-        place = layer, each.cfg.n_heads - 1
+        place = layer, min(1, each.cfg.n_heads - 1)
         right = _grid(weights, place)
         groups = weights.W_K.shape[1]
-        wrong_key = _grid(weights, place, later=(each.cfg.n_heads - 1) % groups)
+        wrong_key = _grid(weights, place, later=place[1] % groups)
         mistakes = {
             "Q-composition: the later head's queries read.": _grid(weights, place, queries=True),
             "the later head's key matrix is another group's.": wrong_key,
@@ -353,7 +296,7 @@ def composition(expand, k_composition, into, model) -> None:
                 weights, place, tile=True
             ),
             "both key and value matrices are other groups'.": (
-                _grid(weights, place, later=(each.cfg.n_heads - 1) % groups, tile=True)
+                _grid(weights, place, later=place[1] % groups, tile=True)
             ),
             f"this is into head {layer}.0; use `place`.": _grid(weights, (layer, 0)),
             "the first axis is the layer, the second the head.": right.T,
@@ -464,11 +407,11 @@ def _mean_z(model, tokens) -> Float[Tensor, "layer head d_head"]:
     return torch.stack([cache[name].mean((0, 1)) for name in names])
 
 
-def _losses(model, tokens, values, positions=None) -> Float[Tensor, "layer head row 2*n"]:
+def _losses(model, tokens, values) -> Float[Tensor, "layer head row 2*n"]:
     """The loss on each token without each head."""
     every = []
     for place in [(i, j) for i in range(model.cfg.n_layers) for j in range(model.cfg.n_heads)]:
-        with ablate(model, [place], values, positions):
+        with ablate(model, [place], values):
             every.append(-next_token_log_probs(model(tokens), tokens))
     return torch.stack(every).unflatten(0, (model.cfg.n_layers, model.cfg.n_heads))
 

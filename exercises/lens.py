@@ -345,8 +345,10 @@ def _head(norm: str):
         n_layers=1, n_heads=1, d_model=12, d_head=4, d_vocab=24, normalization_type=norm
     )
     generator = _seeded(5)
-    for name, parameter in model.named_parameters():
-        if parameter.dim() == 2 or name.endswith("head.bias"):
+    linear = model.unembed.original_component
+    linear.bias = torch.nn.Parameter(model.b_U.clone(), requires_grad=False)
+    for parameter in model.parameters():
+        if parameter.dim() == 2 or parameter is linear.bias:
             torch.nn.init.normal_(parameter, std=0.7, generator=generator)
     return model
 

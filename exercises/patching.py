@@ -13,7 +13,7 @@ from exercises.grading import Unsolved, Wrong, answer, compare, exercise, expect
 from helpers import patching
 from helpers.architecture import query_key_value
 from helpers.metrics import normalise
-from helpers.prompts import CAPITAL_PAIRS, CITY_PAIRS, PairTokens, aligned
+from helpers.prompts import CAPITAL_PAIRS, PairTokens, aligned
 
 
 @exercise("2.1", "Put a result on the scale")
@@ -130,10 +130,8 @@ def needed_head(attempt, model) -> None:
         clean, other = ([[toy.BOS, a, x, c, a]] for x in (b, d))
         ids = (torch.tensor(each) for each in (clean, other, [b], [d]))
         circuit.append(PairTokens(*ids))
-    capitals, landmarks = (
-        [t for _, t in aligned(pairs[:4], model)] for pairs in (CAPITAL_PAIRS, CITY_PAIRS)
-    )
-    for net, pairs in ((network, circuit), (model, capitals), (model, landmarks)):
+    capitals = [t for _, t in aligned(CAPITAL_PAIRS[:3], model)]
+    for net, pairs in ((network, circuit), (model, capitals)):
         with _no_hook_left(net):
             got = answer(attempt, net, pairs)
         expect(
@@ -280,7 +278,7 @@ def integrated(gradients, attempt, model) -> None:
             },
             tolerance=1e-3,
         )
-        for steps in (1, 3):
+        for steps in (1, 3) if net is not model else (2,):
             with _no_hook_left(net):
                 got = _step(2, "integrated", attempt, net, t.corrupted, clean, metric, layer, steps)
             _judge_integral(got, net, t, metric, layer, ends, clean, steps)
@@ -302,21 +300,26 @@ def _judge_integral(got, net, t, metric, layer, ends, clean, steps: int) -> None
 
     share = (torch.arange(steps, device=goal.device) + 0.5) / steps
     right = rule(share)
-    start, stop = rule(share - 0.5 / steps), rule(share + 0.5 / steps)
-    exact = patching.patch_residual(net, t.corrupted, clean, metric)[layer]
-    mistakes = {
-        "This is a patch, not an estimate: use gradients only.": exact
-        - metric(net(t.corrupted)).item(),
-        "These are the left ends of the steps; take their middles.": start,
-        "These are the right ends of the steps; take their middles.": stop,
-        "Sum of the slopes; the mean is wanted.": right * steps,
-        "The sign: from corrupted to clean.": -right,
-        "This is the slope at the start alone, which is attribution patching.": rule(share[:1] * 0),
-        "Here all positions move together; move one and leave the others corrupted.": (
-            rule(share, together=True)
-        ),
-    }
-    compare(value(got, like=right), right, mistakes, tolerance=1e-3)
+    try:
+        compare(value(got, like=right), right, tolerance=1e-3)
+    except Wrong:  # only now are the likely mistakes worth their runs
+        exact = patching.patch_residual(net, t.corrupted, clean, metric)[layer]
+        mistakes = {
+            "This is a patch, not an estimate: use gradients only.": (
+                exact - metric(net(t.corrupted)).item()
+            ),
+            "These are the left ends of the steps; take their middles.": rule(share - 0.5 / steps),
+            "These are the right ends of the steps; take their middles.": rule(share + 0.5 / steps),
+            "Sum of the slopes; the mean is wanted.": right * steps,
+            "The sign: from corrupted to clean.": -right,
+            "This is the slope at the start alone, which is attribution patching.": (
+                rule(share[:1] * 0)
+            ),
+            "Here all positions move together; move one and leave the others corrupted.": (
+                rule(share, together=True)
+            ),
+        }
+        compare(value(got, like=right), right, mistakes, tolerance=1e-3)
 
 
 def _step(number: int, name: str, attempt, *arguments, like=None):

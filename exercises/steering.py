@@ -134,34 +134,22 @@ def price_of_push(attempt) -> None:
 
 @exercise("6.4", "The most for the money")
 def best_within(attempt) -> None:
-    """Tables in which the largest effect, the lowest cost and the best ratio are elsewhere."""
-    effects = torch.tensor([[0.5, 1.0, 9.0], [1.5, 3.0, 6.0], [0.2, 0.3, -8.0]])
-    costs = torch.tensor([[0.01, 0.5, 2.0], [0.02, 0.1, 0.9], [0.0, 0.001, 0.1]])
-    for turned in (False, True):  # the answer is not in one place only
-        e, c = (effects.flip(0, 1), costs.flip(0, 1)) if turned else (effects, costs)
-
-        def place(row: int, column: int, turned=turned) -> list[int]:
-            return [2 - row, 2 - column] if turned else [row, column]
-
-        mistakes = {
-            "This is the largest effect of all, and its cost is over the budget.": place(0, 2),
-            "This is the cheapest, not the one with the largest effect.": place(2, 0),
-            "This is the largest effect in absolute value: it turns the other way.": place(2, 2),
-            "This is the best effect per cost; ask for the largest effect within the budget.": (
-                place(2, 1)
-            ),
-            "The budget is in costs, not a limit for effects.": place(2, 1),
-            "Swapped: (layer, column), in this order.": place(1, 1)[::-1],
-            "`argmax` counts through the flattened table: turn it into (layer, column).": [
-                place(1, 1)[0] * 3 + place(1, 1)[1]
-            ],
-        }
-        got = answer(attempt, e, c, 0.1)
-        compare(
-            got, place(1, 1), {m: gives for m, gives in mistakes.items() if gives != place(1, 1)}
-        )
-    compare(answer(attempt, effects[:, :2], costs[:, :2], 0.05), [1, 0])
-    compare(answer(attempt, effects[:2].T, costs[:2].T, 1.0), [2, 1])
+    """A table in which the largest effect, the lowest cost and the best ratio are elsewhere."""
+    effects = torch.tensor([[0.5, 1.0, 2.0, 9.0], [1.5, 2.5, 3.0, 6.0], [0.2, 0.3, 0.4, -8.0]])
+    costs = torch.tensor([[0.0, 0.5, 0.5, 2.0], [0.02, 0.05, 0.125, 0.9], [0.01, 0.02, 5e-4, 0.1]])
+    mistakes = {
+        "This is the largest effect of all, and its cost is over the budget.": [0, 3],
+        "This is the cheapest, not the one with the largest effect.": [0, 0],
+        "This is the largest effect in absolute value: it turns the other way.": [2, 3],
+        "This is the best effect per cost; ask for the largest effect within the budget.": [2, 2],
+        "A cost that is equal to the budget is within it.": [1, 1],
+        "Swapped: (layer, column), in this order.": [2, 1],
+        "`argmax` counts through the flattened table: turn it into (layer, column).": 6,
+        "Divide the flat place by the number of columns, not of layers.": [2, 0],
+    }
+    compare(answer(attempt, effects, costs, 0.125), [1, 2], mistakes)
+    compare(answer(attempt, effects[:, :2], costs[:, :2], 0.02), [1, 0])
+    compare(answer(attempt, effects[:2].T, costs[:2].T, 4.0), [3, 0])
 
 
 @exercise("6.5", "A null of unrelated differences")
@@ -192,8 +180,8 @@ def unrelated_null(prompt_means, differences, p_value, model) -> None:
     raw = torch.stack([means[i] - means[j] for i, j in pairs])
     unit = raw / raw.norm(dim=-1, keepdim=True)
     told = "Step 2: give each pair once, i before j, in the order (0, 1), (0, 2) … (1, 2) …"
-    given = torch.as_tensor(answer(differences, means, 2.0))
-    expect(given.shape == raw.shape, f"{told}: {len(pairs)} rows of 4 prompts, not {given.shape}")
+    given = answer(differences, means, 2.0)
+    expect(hasattr(given, "__len__") and len(given) == len(pairs), f"{told}, six of 4 prompts.")
     mistakes = {
         "Step 2: they are not scaled: divide each row by its own norm, then multiply.": raw,
         "Step 2: they are unit vectors: multiply by the norm asked for.": unit,
@@ -205,8 +193,8 @@ def unrelated_null(prompt_means, differences, p_value, model) -> None:
     }
     compare(given, 2 * unit, mistakes)
 
-    null = torch.tensor([0.5, -3.0, 1.0, -0.2, 2.0, 0.1, -1.0, 0.0, 0.3])
-    for effect, far in ((2.0, 2), (-2.5, 1), (4.0, 0), (0.0, 9)):
+    null = torch.tensor([0.5, -3.0, 1.0, -0.2, 2.0, 0.1, -1.0, 0.0, -4.0])
+    for effect, far in ((2.0, 3), (-2.5, 2), (5.0, 0), (0.0, 9)):
         above = int((null >= effect).sum())
         mistakes = {
             "Step 3: add 1 to both counts: the vector itself is one of the directions, so p is "
@@ -328,11 +316,11 @@ def _verdict(model, tokens, vector, layer) -> tuple[list[float], dict[str, list[
 
 
 def _two(got) -> list[float]:
-    expect(
-        hasattr(got, "__len__") and len(got) == 2,
-        "Step 3: return two numbers: (by a constant, by the last stream).",
-    )
-    return [float(each) for each in got]
+    try:
+        first, second = (float(each) for each in got)
+    except (TypeError, ValueError):
+        raise Wrong("Step 3: return two numbers: (by a constant, by the last stream).") from None
+    return [first, second]
 
 
 def _level(changes: Float[Tensor, "context d_vocab"]) -> Float[Tensor, "context d_vocab"]:

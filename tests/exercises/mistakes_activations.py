@@ -196,7 +196,7 @@ def previous_token_head(model):
         """def previous_token_head(model):
     _, cache = model.run_with_cache(torch.randint(1, model.cfg.d_vocab, (8, 40)))
     patterns = torch.stack([cache["pattern", i] for i in range(model.cfg.n_layers)]).mean(1)
-    back = torch.einsum("lhqk, qk -> lh", patterns, torch.eye(40).roll(-1, 1).T)
+    back = torch.einsum("lhqk, qk -> lh", patterns, torch.eye(40).roll(-1, 1))
     return divmod(back.argmax().item(), model.cfg.n_heads)""",
     ],
     "1.5": [
@@ -291,7 +291,8 @@ def position_0(model, tokens):
     layers = range(model.cfg.n_layers)
     attention = torch.stack([cache["pattern", i][0] for i in layers])
     lengths = torch.stack([messages(model, cache, i).square().sum(-1).sqrt() for i in layers])
-    return torch.stack([p[..., 2:, 0].mean(-1) for p in (attention, lengths / lengths.sum(-1)[..., None])])""",
+    both = torch.stack([attention, lengths / lengths.sum(-1)[..., None]])
+    return both[..., 2:, 0].mean(-1)""",
     ],
 }
 
@@ -377,7 +378,7 @@ MISTAKES = {
             "Nothing has changed",
         ),
         (swapped(ABLATE, "[:, -1, head]", "[:, :, head]"), "before the last position have changed"),
-        (swapped(ABLATE, "[:, -1, head]", "[:, head]"), "your code stopped with"),
+        (swapped(ABLATE, "[:, -1, head]", "[:, -1, 99]"), "your code stopped with"),
         (swapped(ABLATE, "[:, -1, head]", "[:, -1]"), "All heads of the layer"),
         (swapped(ABLATE, "[:, -1, head]", "[:, -1, (head + 1) % z.shape[2]]"), "is another head"),
         (
@@ -414,7 +415,12 @@ MISTAKES = {
             swapped(BACK, ".diagonal(-1, 1, 2)[:, 1:]", ".diagonal(0, 1, 2)[:, 1:]"),
             "attends to the token itself",
         ),
-        (swapped(BACK, ".diagonal(-1, 1, 2)[:, 1:]", "[:, 2:, 0]"), "rests on position 0"),
+        (
+            swapped(BACK, ".diagonal(-1, 1, 2)[:, 1:]", "[:, 2:, 0]").replace(
+                "torch.randint(1, model.cfg.d_vocab, (8, 30))", 'model.to_tokens("The cat sat")'
+            ),
+            "another gives it",
+        ),
         ("def previous_token_head(model): return torch.tensor(3)", "Return (layer, head)"),
         ("def previous_token_head(model): return (model.cfg.n_layers, 0)", "swapped the two"),
         ("def previous_token_head(model): return (model.cfg.n_layers - 1, 0)", "another gives it"),
@@ -463,7 +469,7 @@ def previous_token_head(model): return layer, search(model)[1]""",
             "have no sign",
         ),
         (swapped(SHARES, "[0, 0]", "[0, -1]") + NORM, "wanted is position 0"),
-        (swapped(SHARES, '"post"', '"pre"') + NORM, "numbers differ"),
+        (swapped(SHARES, '"post"', '"pre"') + NORM, "what a neuron hears"),
         (
             "def neuron_shares(model, cache, layer): return cache['post', layer][0, 0]" + NORM,
             "multiply with W_out",
@@ -490,11 +496,15 @@ def previous_token_head(model): return layer, search(model)[1]""",
         (SHARES + swapped(NORM, "[0, 0].norm()", "[0].norm()"), "norm over all positions"),
         (
             SHARES
-            + swapped(
-                NORM,
-                '    with model.hooks(fwd_hooks=[(f"blocks.{layer}.mlp.hook_post", remove)]):\n    ',
-                '    model.add_hook(f"blocks.{layer}.mlp.hook_post", remove)\n',
-            ),
+            + """
+def norm_without(model, tokens, layer, count):
+    _, cache = model.run_with_cache(tokens)
+    neurons = neuron_shares(model, cache, layer).topk(count).indices
+    def remove(post, hook):
+        post[:, 0, neurons] = 0
+        return post
+    model.add_hook(f"blocks.{layer}.mlp.hook_post", remove)
+    return model.run_with_cache(tokens)[1]["resid_post", layer][0, 0].norm()""",
             "a hook stays on the model",
         ),
     ],

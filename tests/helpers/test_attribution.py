@@ -113,6 +113,24 @@ def test_the_parts_are_those_of_transformer_lens(random_model, random_pair):
     near(parts.pos_embed, expected["pos_embed"])
 
 
+@pytest.mark.parametrize("name", ["GPT2", "GPTNeoX"])
+def test_half_precision_is_the_same_but_coarse(name):
+    found = []
+    for dtype in (torch.bfloat16, DOUBLE):
+        model = bridge(name, dtype)
+        pair = run_pair(model, families.PAIR.tokens(model))
+        ids = pair.tokens.answer, pair.tokens.distractor
+        parts = attribution.attribute_logit_diff(model, pair.clean_cache, *ids)
+        neurons = attribution.attribute_neurons(model, pair.clean_cache, 1, *ids)
+        rows = lens.logit_lens(model, pair.clean_cache)
+        grid = patching.patch_heads(
+            model, pair.tokens.corrupted, pair.clean_cache, pair.tokens.logit_diff
+        )
+        found.append([x.double() for x in (parts.heads, parts.total, neurons, rows, grid)])
+    for half, exact in zip(*found, strict=True):
+        assert (half - exact).abs().max() < 0.1 * exact.abs().max() + 0.03
+
+
 # Toy models with known parts
 
 

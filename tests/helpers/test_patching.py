@@ -107,6 +107,26 @@ def test_grids_are_those_of_transformer_lens(random_model, random_pair, monkeypa
         assert_close(swept(what, random_model, random_pair), expected, atol=1e-4, rtol=0)
 
 
+@pytest.mark.parametrize("name", families.KNOWN)
+def test_patching_is_what_transformers_computes(name):
+    """The stream entering layer 1 at the last position, put into transformers' own layer."""
+    model, network = bridge(name, torch.float64), families.network(name, torch.float64)
+    pair = run_pair(model, families.PAIR.tokens(model))
+    clean = network(pair.tokens.clean, output_hidden_states=True).hidden_states[1]
+
+    def enter(module, arguments, keywords):
+        stream = arguments[0].clone()
+        stream[:, -1] = clean[:, -1]
+        return (stream, *arguments[1:]), keywords
+
+    base = network.base_model
+    layer = (base.h if name == "GPT2" else base.layers)[1]
+    handle = layer.register_forward_pre_hook(enter, with_kwargs=True)
+    expected = pair.tokens.logit_diff(network(pair.tokens.corrupted).logits)[0]
+    handle.remove()
+    assert_close(swept("residual", model, pair)[1, -1], expected, atol=2e-5, rtol=1e-5)
+
+
 # The linear estimate
 
 
