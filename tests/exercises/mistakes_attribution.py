@@ -48,9 +48,8 @@ POSITION = """
 
 def by_position(model, tokens, answer, giver, layer, head):
     _, cache = model.run_with_cache(tokens)
-    v = cache["v", layer].repeat_interleave(
-        model.cfg.n_heads // cache["v", layer].shape[2], dim=2
-    )[:, :, head]
+    groups = cache["v", layer].shape[2]
+    v = cache["v", layer][:, :, head * groups // model.cfg.n_heads]
     look = cache["pattern", layer][:, head, -1]
     stream = cache["resid_post", model.cfg.n_layers - 1]
     last = scale(model, stream[:, -1])
@@ -77,7 +76,8 @@ LOSS = """def loss_without(model, tokens, answer, contrast, heads):
     means = torch.stack([cache["z", layer][:, -1].mean(0) for layer in layers])
     with ablate(model, heads, means, positions=[-1]):
         after = model(tokens)
-    return logit_diff(logits, answer, contrast) - logit_diff(after, answer, contrast)
+    before, after = (logit_diff(x, answer, contrast) for x in (logits, after))
+    return before - after
 """
 HOOKS = """def loss_without(model, tokens, answer, contrast, heads):
     before, cache = model.run_with_cache(tokens)
@@ -133,7 +133,8 @@ RIGHT = {
             (
                 "    parts = centred / scale @ along",
                 "    written, scale, along = written.double(), scale.double(), along.double()\n"
-                "    parts = torch.stack([(x - x.mean()) @ along / scale[0] for x in written]).float()",
+                "    parts = [(x - x.mean()) @ along / scale[0] for x in written]\n"
+                "    parts = torch.stack(parts).float()",
             ),
         ),
     ],
@@ -222,7 +223,7 @@ RIGHT = {
     "3.4": [
         BACKUPS,
         HOOKS + TABLE,
-        swapped(BACKUPS, ("(after, answer, contrast)\n", "(after, answer, contrast).double()\n")),
+        swapped(BACKUPS, ("return before - after", "return before.double() - after")),
         swapped(BACKUPS, ("positions=[-1]", "positions=[tokens.shape[1] - 1]")),
         swapped(BACKUPS, ("return table", "return table.numpy()")),
         swapped(BACKUPS, ("return table", "return table.double().tolist()")),
@@ -311,13 +312,7 @@ MISTAKES = {
         (swapped(UNSEEN, (INDEX, "lost.argmax().item()")), "return (layer, head)"),
         (swapped(UNSEEN, (INDEX, "lost.max()")), "return (layer, head)"),
         (
-            swapped(
-                UNSEEN,
-                (
-                    "lost = torch.zeros(layers, heads)\n",
-                    "lost = torch.zeros(layers, heads)\n    return SPECIMEN\n",
-                ),
-            ),
+            "def unseen_head(model, tokens, answer, contrast): return (0, 1)",  # tutorial-4l's
             "made on the spot",
         ),
         (
@@ -418,10 +413,7 @@ MISTAKES = {
         (
             swapped(
                 MOVERS,
-                (
-                    'cache["v", layer].repeat_interleave(\n        model.cfg.n_heads // cache["v", layer].shape[2], dim=2\n    )[:, :, head]',
-                    'cache["v", layer][:, :, head % cache["v", layer].shape[2]]',
-                ),
+                ("head * groups // model.cfg.n_heads", "head % groups"),
             ),
             "step 2: this is another head's value",
         ),
@@ -466,8 +458,8 @@ MISTAKES = {
             swapped(
                 BACKUPS,
                 (
-                    "return logit_diff(logits, answer, contrast) - logit_diff(after, answer, contrast)",
-                    "return logit_diff(after, answer, contrast) - logit_diff(logits, answer, contrast)",
+                    "return before - after",
+                    "return after - before",
                 ),
             ),
             "step 1: the sign is swapped",
@@ -476,8 +468,8 @@ MISTAKES = {
             swapped(
                 BACKUPS,
                 (
-                    "return logit_diff(logits, answer, contrast) - logit_diff(after, answer, contrast)",
-                    "return (logit_diff(logits, answer, contrast) - logit_diff(after, answer, contrast)).mean()",
+                    "return before - after",
+                    "return (before - after).mean()",
                 ),
             ),
             "step 1: this is one number",
