@@ -146,20 +146,20 @@ def test_reading_helpers_work_on_a_remote_model(remote, whole):
 
 
 @pytest.mark.filterwarnings("error")  # its own warning comes only where a hook is placed
-def test_helpers_that_change_or_need_weights_refuse_a_remote_model(remote, whole, plain):
+def test_helpers_that_change_or_need_weights_refuse_a_remote_model(remote, whole, readers):
     tokens, cache = whole.tokens, whole.cache
     ids = tokens.answer, tokens.distractor
     calls = [
-        lambda name=f.__name__: getattr(plain.patching, name)(
+        lambda name=f.__name__: getattr(patching, name)(
             remote, tokens.corrupted, cache, tokens.logit_diff
         )
         for f in SWEEPS
     ]
     calls += [
-        lambda: plain.attribution.attribute_logit_diff(remote, cache, *ids),
-        lambda: plain.attribution.attribute_neurons(remote, cache, 0, *ids),
-        lambda: plain.lens.logit_lens(remote, cache),
-        lambda: plain.steering.steer(remote, torch.ones(128), 0, 1.0).__enter__(),
+        lambda: attribution.attribute_logit_diff(remote, cache, *ids),
+        lambda: attribution.attribute_neurons(remote, cache, 0, *ids),
+        lambda: lens.logit_lens(remote, cache),
+        lambda: steering.steer(remote, torch.ones(128), 0, 1.0).__enter__(),
     ]
     for call in calls:
         with pytest.raises(TypeError, match="in another process"):

@@ -24,7 +24,6 @@ import pytest
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from transformer_lens.tools.analysis import attribution_patch
 from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config, GPT2LMHeadModel
 from transformers.utils import logging as transformers_logging
 
@@ -128,22 +127,6 @@ def test_weights_are_processed(directory):
     torch.testing.assert_close(
         normalised.mean(-1), torch.zeros(normalised.shape[:2]), atol=1e-5, rtol=0
     )
-
-
-def test_the_librarys_attribution_patching_works(embedded):
-    """It needs parameters that require grad, also where a notebook has switched gradients off."""
-    with torch.set_grad_enabled(False):
-        model = load_model(EMBEDDED_DIRECTORY)
-        assert not model(TEXT).requires_grad
-    assert all(parameter.requires_grad for parameter in model.parameters())
-    clean, corrupted = (
-        model.to_tokens(f"The capital of {name} is") for name in ("France", "Italy")
-    )
-    paris, rome = (model.to_single_token(name) for name in (" Paris", " Rome"))
-    result = attribution_patch(
-        model, clean, corrupted, lambda logits: logits[0, -1, paris] - logits[0, -1, rome]
-    )
-    assert max(abs(score) for score in result.node_scores.values()) > 0.1
 
 
 def test_generation_with_the_cache_is_that_of_plain_transformers(embedded):
@@ -662,6 +645,7 @@ def hub():
     server.server_close()
 
 
+@pytest.mark.slow
 def test_answers_of_a_hub(hub, tmp_path):
     """A download, unknown names, and a server that answers badly, slowly or never."""
     steps = """
@@ -687,6 +671,7 @@ for name in ("drip", "stalls"):
     assert "503" in outcome["broken"]
 
 
+@pytest.mark.slow
 def test_a_hub_whose_name_cannot_be_looked_up(tmp_path):
     steps = """
 import socket
@@ -709,6 +694,7 @@ def closed_port():
         yield f"http://127.0.0.1:{bound.getsockname()[1]}"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("offline", [False, True])
 def test_what_is_cached_needs_no_hub(offline, closed_port, tmp_path):
     put_in_cache(tmp_path, "t/cached")

@@ -88,8 +88,8 @@ def library_loop(model, tokens: PairTokens, cache, cells: list[Cell]) -> torch.T
             site.partition("hook_")[2],
             index_df=frame,
         )
-        values |= dict(zip(rows, got.tolist(), strict=True))
-    return torch.tensor([values[cell] for cell in cells])
+        values |= dict(zip(map(repr, rows), got.tolist(), strict=True))
+    return torch.tensor([values[repr(cell)] for cell in cells])
 
 
 def timed(function: Callable) -> tuple[float, torch.Tensor]:
