@@ -151,6 +151,8 @@ def needed_head(attempt, model) -> None:
         if yours > most - 1e-3:
             continue
         told = f"Noised at the last position, head {layer}.{head} breaks {yours:.3f} of the answer"
+        if net is network:
+            told += " of a network of ours whose circuit is known (does your function use `model`?)"
         swapped = head < n_layers and layer < n_heads and broken[head, layer] > most - 1e-3
         expect(not swapped, f"{told}. Swapped: the layer comes first.")
         restored = _restored(net, pairs)
@@ -165,11 +167,6 @@ def needed_head(attempt, model) -> None:
             "needed most leaves the *smallest* one.",
         )
         more = int((broken > yours).sum())
-        expect(
-            net is not network,
-            f"{told} (mean over pairs), and heads that break more: {more}, in a network of ours "
-            "whose circuit is known. Does your function use `model` and `pairs`?",
-        )
         expect(False, f"{told} (mean over {len(pairs)} pairs); heads that break more: {more}.")
 
 

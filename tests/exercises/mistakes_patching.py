@@ -195,7 +195,7 @@ def gate_kind(model, clean, corrupted, metric, layer, places):
         NEEDED,
         swapped(NEEDED, LEAST, "return tuple(divmod(int(mean.argmin()), n_heads))"),
         swapped(NEEDED, LEAST, "return list(divmod(int(mean.argmin()), n_heads))"),
-        swapped(NEEDED, LEAST, "return divmod(mean.argmin(), n_heads)"),
+        swapped(NEEDED, LEAST, "i = mean.argmin()\n    return i // n_heads, i % n_heads"),
         swapped(
             NEEDED, LEAST, "return np.unravel_index(mean.argmin(), (n_layers, n_heads))"
         ).replace("    n_layers", "    import numpy as np\n\n    n_layers", 1),
@@ -241,7 +241,8 @@ def needed_head(model, pairs):
         swapped(
             PATH,
             V,
-            'return torch.einsum("bqk,bkd->bqd", corrupted_cache["pattern", layer][:, head], v[:, head])',
+            'pattern = corrupted_cache["pattern", layer][:, head]\n'
+            '    return torch.einsum("bqk,bkd->bqd", pattern, v[:, head])',
         ),
         swapped(PATH, V, 'return (corrupted_cache["pattern", layer] @ v)[:, head]'),
         swapped(
@@ -379,12 +380,13 @@ MISTAKES = {
             "There is no head",
         ),
         (swapped(NEEDED, LEAST, "return mean.argmin().item()"), "Give the pair"),
-        (swapped(NEEDED, LEAST, "return divmod(mean.argmin().item(), 4)"), "heads that break more"),
+        (swapped(NEEDED, LEAST, "return divmod(mean.argmin().item(), 4)"), "circuit is known"),
         (
             swapped(
                 NEEDED,
                 "left = patching",
-                "from contextlib import suppress\n        model.add_hook('blocks.0.hook_resid_pre', lambda x, hook: x)\n        left = patching",
+                "model.add_hook('blocks.0.hook_resid_pre', lambda x, hook: x)\n"
+                "        left = patching",
             ),
             "a hook was left on the model",
         ),
@@ -471,8 +473,8 @@ MISTAKES = {
             PATH.replace(
                 "    layer, head = receiver\n    change", "    layer, head = sender\n    change"
             ).replace(
-                "new_z(model, corrupted_cache, change, receiver)",
-                'clean_cache["z", layer][:, :, head]',
+                "= new_z(model, corrupted_cache, change, receiver)",
+                '= clean_cache["z", layer][:, :, head]',
             ),
             "the sender's output itself",
         ),
@@ -492,7 +494,8 @@ MISTAKES = {
             swapped(
                 INTEGRATED,
                 "return torch.autograd.grad(metric(logits).sum(), points)[0]",
-                "got = torch.autograd.grad(metric(logits).sum(), points)[0]\n        return got.mean(0)",
+                "got = torch.autograd.grad(metric(logits).sum(), points)[0]\n"
+                "        return got.mean(0)",
             ),
             "expected shape",
         ),
