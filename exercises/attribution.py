@@ -70,7 +70,9 @@ def split_all(attempt) -> None:
 @exercise("3.2", "Find the head that attribution cannot see")
 def unseen_head(attempt, model, tokens, right, contrast) -> None:
     """Second route: a grid of patches whose source has zeros before the last position."""
-    for each in (model, second_model(model)):
+    other = second_model(model)
+    given = (model, tokens, right, contrast)
+    for each, tokens, right, contrast in (given, (other, *_telling(other))):
         with unchanged(each, tokens):
             found = _head(answer(attempt, each, tokens, right, contrast), each)
         lost = _lost(each, tokens, right, contrast, slice(0, -1))
@@ -283,6 +285,19 @@ def _lost(model, tokens, right, contrast, positions: slice) -> Float[Tensor, "la
         metric = LastToken(lambda logits: logits[:, 0] - logits[:, 1], two)
         grids.append(metric(model(row[None])) - patch_heads(model, row[None], silent, metric))
     return torch.stack(grids).mean(0)
+
+
+def _telling(model) -> tuple[Tensor, Tensor, Tensor]:
+    """Prompts, answers and contrasts on which it matters where a head is ablated."""
+    for seed in range(100):
+        generator = torch.Generator().manual_seed(seed)
+        ids = torch.randint(1, model.cfg.d_vocab, (2, 8), generator=generator)
+        ids = ids.to(model.cfg.device)
+        given = ids[:, :6], ids[:, 6], ids[:, 7]
+        lost = [_lost(model, *given, at) for at in (slice(0, -1), slice(-1, None), slice(None))]
+        if len({each.argmax().item() for each in lost}) == 3:
+            return given
+    raise AssertionError("no prompts tell the positions apart")
 
 
 def _three(model, tokens, right, contrast) -> list[tuple[int, int]]:

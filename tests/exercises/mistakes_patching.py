@@ -236,7 +236,8 @@ def needed_head(model, pairs):
             PATH,
             "return change[:, :, head] @ model.W_O[layer, head]",
             "each = [cache['z', layer][:, :, head] @ model.W_O[layer, head]\n"
-            "            for cache in (clean_cache, corrupted_cache)]\n    return each[0] - each[1]",
+            "            for cache in (clean_cache, corrupted_cache)]\n"
+            "    return each[0] - each[1]",
         ),
         swapped(
             PATH,
