@@ -70,9 +70,9 @@ def split_all(attempt) -> None:
 @exercise("3.2", "Find the head that attribution cannot see")
 def unseen_head(attempt, model, tokens, right, contrast) -> None:
     """Second route: a grid of patches whose source has zeros before the last position."""
-    other = second_model(model)
-    given = (model, tokens, right, contrast)
-    for each, tokens, right, contrast in (given, (other, *_telling(other))):
+    for each in (model, second_model(model)):
+        if each is not model:
+            tokens, right, contrast = _telling(each)
         with unchanged(each, tokens):
             found = _head(answer(attempt, each, tokens, right, contrast), each)
         lost = _lost(each, tokens, right, contrast, slice(0, -1))
@@ -156,6 +156,7 @@ def movers(find_heads, by_position, by_place, model, tokens, right, giver) -> No
 @exercise("3.4", "Which head is whose backup?")
 def backups(loss_without, interaction, model, tokens, right, contrast) -> None:
     """Losses against hooks written here, and the interaction they give, on two models."""
+    tokens, right, contrast = tokens[:2], right[:2], contrast[:2]  # two rows are soon run
     models = (model, second_model(model))
     for each in models:
         heads = _three(each, tokens, right, contrast)
@@ -287,6 +288,7 @@ def _lost(model, tokens, right, contrast, positions: slice) -> Float[Tensor, "la
     return torch.stack(grids).mean(0)
 
 
+@once
 def _telling(model) -> tuple[Tensor, Tensor, Tensor]:
     """Prompts, answers and contrasts on which it matters where a head is ablated."""
     for seed in range(100):

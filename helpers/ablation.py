@@ -14,35 +14,25 @@ from helpers.metrics import Metric
 
 # A number, each head's mean, or another run's cache.
 Values = float | Float[Tensor, "n_layers n_heads d_head"] | Mapping | ActivationCache
+Places = Sequence[int] | None
 
 
 @contextmanager
 def ablate(
-    model,
-    heads: Iterable[tuple[int, int]],
-    values: Values = 0.0,
-    positions: Sequence[int] | None = None,
+    model, heads: Iterable[tuple[int, int]], values: Values = 0.0, positions: Places = None
 ) -> Iterator[None]:
-    """Within the `with`, the output `z` of these heads is replaced, in every row of the batch.
+    """Within the `with`, the output `z` of these (layer, head) is replaced, in every row.
 
-    Works around a plain call, `run_with_cache` and `run_with_hooks`. The hooks are gone afterwards,
-    also after an exception.
+    `values` stand there instead: a number, 0 for *zero* ablation (crude: no head ever says 0); a
+    tensor, each head's mean over other texts, for *mean* ablation; or the cache of another run of
+    the same length, whose `z` is taken, for *resample* ablation. `positions`: where, negative ones
+    from the end; None for all.
 
-    Args:
-        heads: (layer, head) each.
-        values: what stands there instead. A number, 0 for *zero* ablation (crude: no head ever
-            says 0); a tensor, each head's mean over other texts, for *mean* ablation; or the cache
-            of another run of the same length, whose `z` is taken, for *resample* ablation.
-        positions: where, negative ones from the end; None for all.
-
-    Raises:
-        TypeError, ValueError: no head, a head or position out of range, values of another shape or
-            not finite, a cache of another model or length.
-        RuntimeError: the model did not run within the `with`, so nothing was ablated.
-
+    Works around a plain call, `run_with_cache` and `run_with_hooks`; the hooks are gone afterwards,
+    also after an exception. TypeError or ValueError for no head, one out of range, values that do
+    not fit; RuntimeError where the model did not run.
     Source: Wang et al. 2022 (arXiv 2211.00593), mean ablation; Chan et al. 2022, "Causal
-    scrubbing", resample ablation.
-    """
+    scrubbing", resample ablation."""
     by_layer: dict[int, list[int]] = {}
     for layer, head in heads:
         inputs.expect_index("layer", layer, model.cfg.n_layers, "layers")
@@ -65,19 +55,12 @@ def ablate(
 
 @torch.no_grad()
 def ablate_each(
-    model,
-    tokens: Int[Tensor, "1 pos"],
-    metric: Metric,
-    values: Values = 0.0,
-    positions: Sequence[int] | None = None,
+    model, tokens: Int[Tensor, "1 pos"], metric: Metric, values: Values = 0.0, positions=None
 ) -> Float[Tensor, "n_layers n_heads"]:
     """The metric after ablating each head by itself: one run a layer, with a row for each head.
 
-    `tokens` is one prompt, `metric` as for `helpers.patching`; the rest and errors as `ablate`.
-
-    Returns:
-        The metric, in its unit; subtract the metric of the plain run for the effect.
-    """
+    In the metric's unit: subtract the metric of the plain run for the effect. `metric` as for
+    `helpers.patching`; the rest and errors as `ablate`."""
     inputs.expect_axes("tokens", tokens, "batch pos", batch=1)
     inputs.expect_tokens("tokens", tokens, model.cfg.d_vocab)
     replace, heads = _replacement(model, values, positions), range(model.cfg.n_heads)
@@ -92,7 +75,7 @@ def ablate_each(
     return torch.stack(effects)
 
 
-def _replacement(model, values: Values, positions: Sequence[int] | None):
+def _replacement(model, values: Values, positions: Places):
     """A function from `z`, a layer and some (row, head) to a copy of `z` with these replaced."""
     inputs.expect_local(model)
     c = model.cfg
@@ -101,9 +84,8 @@ def _replacement(model, values: Values, positions: Sequence[int] | None):
         inputs.expect_axes("values", values, "layer head d_head", **sizes)
         inputs.expect_finite("values", values)
     elif not hasattr(values, "keys"):
-        values = torch.tensor(inputs.expect_number("values", values)).expand(
-            c.n_layers, c.n_heads, 1
-        )
+        number = torch.tensor(inputs.expect_number("values", values))
+        values = number.expand(c.n_layers, c.n_heads, 1)
 
     def replace(z: Tensor, layer: int, those: list[tuple[int | slice, int]]) -> Tensor:
         length, name = z.shape[1], f"blocks.{layer}.{HEADS}"

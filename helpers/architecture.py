@@ -6,31 +6,19 @@
     Llama      RMSNorm: divide                  rotates q, k     one a group    none or few
 
 The functions on streams and biases work on any model; `query_key_value` and the sparse engine only
-on the blocks of `KNOWN`. A family with the same block is one more line there, and one random model
-in tests/helpers/test_architecture.py.
-"""
-
-from typing import NamedTuple
+on the blocks of `KNOWN`, where a family with the same block is one more line."""
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 from transformers.models.llama.modeling_llama import rotate_half
 
-
-class Block(NamedTuple):
-    """A family's block, where nothing in it has been replaced."""
-
-    rotary: bool  # position by rotation of q and k; otherwise added to the stream
-    kinds: tuple[str, str, str]  # transformers' classes of block, attention and MLP
-
-
-KNOWN = {  # by cfg.architecture
-    "GPT2LMHeadModel": Block(False, ("GPT2Block", "GPT2Attention", "GPT2MLP")),
-    "LlamaForCausalLM": Block(True, ("LlamaDecoderLayer", "LlamaAttention", "LlamaMLP")),
-    "MistralForCausalLM": Block(True, ("MistralDecoderLayer", "MistralAttention", "MistralMLP")),
-    "Qwen2ForCausalLM": Block(True, ("Qwen2DecoderLayer", "Qwen2Attention", "Qwen2MLP")),
-    "GPTNeoXForCausalLM": Block(True, ("GPTNeoXLayer", "GPTNeoXAttention", "GPTNeoXMLP")),
+KNOWN = {  # by cfg.architecture: transformers' classes of block, attention and MLP
+    "GPT2LMHeadModel": ("GPT2Block", "GPT2Attention", "GPT2MLP"),
+    "LlamaForCausalLM": ("LlamaDecoderLayer", "LlamaAttention", "LlamaMLP"),
+    "MistralForCausalLM": ("MistralDecoderLayer", "MistralAttention", "MistralMLP"),
+    "Qwen2ForCausalLM": ("Qwen2DecoderLayer", "Qwen2Attention", "Qwen2MLP"),
+    "GPTNeoXForCausalLM": ("GPTNeoXLayer", "GPTNeoXAttention", "GPTNeoXMLP"),
 }
 
 
@@ -45,15 +33,14 @@ def embeddings(model, cache) -> dict[str, Float[Tensor, "batch pos d_model"]]:
     parts = {key: cache[name] for key, name in names.items() if name in cache}
     start = cache["resid_pre", 0]
     if not parts or not torch.allclose(sum(parts.values()), start, rtol=1e-3, atol=1e-3):
-        raise Unsupported(
-            f"{model.cfg.architecture}: embeddings do not sum to what enters the first block; the "
-            "model scales or normalises them, or the cache has no hook_embed"
-        )
+        why = "the model scales or normalises them, or the cache has no hook_embed"
+        what = f"{model.cfg.architecture}: embeddings do not sum to what enters the first block"
+        raise Unsupported(f"{what}; {why}")
     return parts
 
 
 def layer_norm(model) -> bool:
-    """Whether the norms subtract the mean (LayerNorm); RMSNorm does not."""
+    """Whether the norms subtract the mean; RMSNorm does not."""
     return "LN" in (model.cfg.normalization_type or "")
 
 
@@ -65,9 +52,7 @@ def centre(model, x: Float[Tensor, "*axes d_model"]) -> Float[Tensor, "*axes d_m
 def scale(model, x: Float[Tensor, "*axes d_model"]) -> Float[Tensor, "*axes 1"]:
     """What the norm divides `centre(model, x)` by: its root mean square, with the norm's epsilon.
 
-    Of the last `resid_post` it is the cache's "ln_final.hook_scale"; with the gain and bias folded
-    (`load_model`), `centre(model, x) / scale(model, x) @ W_U + b_U` are the logits.
-    """
+    With the final norm's gain folded (`load_model`), logits are `centre / scale @ W_U + b_U`."""
     if model.cfg.normalization_type is None:
         return x.new_ones(*x.shape[:-1], 1)
     return (centre(model, x).pow(2).mean(-1, keepdim=True) + model.cfg.eps).sqrt()
@@ -89,26 +74,20 @@ def neuron_bias(model) -> Float[Tensor, "n_layers d_mlp"]:
 
 
 def neurons_read(model) -> Float[Tensor, "n_layers d_model d_mlp"]:
-    """The directions whose dot products with the normed stream are the cache's "pre": the gate's
-    in a gated MLP, `W_in` otherwise."""
+    """What the normed stream is multiplied by for the cache's "pre": in a gated MLP the gate's."""
     return model.W_gate if getattr(model.cfg, "gated_mlp", False) else model.W_in
 
 
 def query_key_value(
-    model,
-    layer: int,
-    stream: Float[Tensor, "batch pos d_model"],
-    positions: Int[Tensor, "pos"] | None = None,
+    model, layer: int, stream: Float[Tensor, "batch pos d_model"], positions: Tensor | None = None
 ) -> tuple[Float[Tensor, "batch head pos d_head"], ...]:
     """Queries, keys and values of a layer, from the stream that enters it (`resid_pre`).
 
     Position is in them, and shared keys and values are repeated, one for each query head: so
-    softmax(q kᵀ / √d_head) over the past is the pattern, and pattern @ v is `z`. `positions` are
-    those of the places in `stream`, None for 0, 1, 2, …; `Unsupported` for a block not in `KNOWN`.
-
+    softmax(q kᵀ / √d_head) over the past is the pattern, and pattern @ v is `z`. `positions [pos]`
+    are those in `stream`, None for 0, 1, 2, …; `Unsupported` for a block not in `KNOWN`.
     Source: rotary embedding, Su et al. 2021 (arXiv 2104.09864); shared keys and values, Ainslie et
-    al. 2023 (arXiv 2305.13245).
-    """
+    al. 2023 (arXiv 2305.13245)."""
     expect_known(model)
     block = model.blocks[layer]
     x = plain(block.ln1)(stream)
@@ -116,7 +95,7 @@ def query_key_value(
         plain(part)(x).unflatten(-1, (-1, model.cfg.d_head)).transpose(1, 2)
         for part in (block.attn.q, block.attn.k, block.attn.v)
     )  # (batch, head or group, pos, d_head)
-    if KNOWN[model.cfg.architecture].rotary:
+    if hasattr(model, "rotary_emb"):
         if positions is None:
             positions = torch.arange(stream.shape[1], device=stream.device)
         angles = plain(model.rotary_emb)(x, positions[None])  # (1, pos, rotated) each
@@ -127,25 +106,29 @@ def query_key_value(
 
 def expect_known(model) -> None:
     """The model's blocks are of a known family, with nothing of it replaced; else `Unsupported`."""
-    block = KNOWN.get(model.cfg.architecture)
-    config = getattr(getattr(model, "original_model", None), "config", None)
+    if why := unknown(model):
+        raise Unsupported(f"{model.cfg.architecture}: {why}")
+
+
+def unknown(model) -> str | None:
+    """Why the model's blocks are none of `KNOWN`, or None."""
+    kinds = KNOWN.get(model.cfg.architecture)
+    config = _config(model)
     rope = (getattr(config, "rope_parameters", None) or {}).get("rope_type", "default")
-    if block is None:
-        why = f"only these blocks are known: {', '.join(KNOWN)}"
-    elif any(_kinds(each) != block.kinds for each in model.blocks):
-        why = "a block, its attention or its MLP has been replaced"
-    elif getattr(config, "scale_attn_by_inverse_layer_idx", False):
-        why = "attention is scaled by the layer's number"
-    elif rope not in ("default", "linear", "llama3"):
-        why = f"its rotation ({rope}) depends on the length of the text"
-    else:
-        return
-    raise Unsupported(f"{model.cfg.architecture}: {why}")
+    if kinds is None:
+        return f"only these blocks are known: {', '.join(KNOWN)}"
+    if any(_kinds(each) != kinds for each in model.blocks):
+        return "a block, its attention or its MLP has been replaced"
+    if getattr(config, "scale_attn_by_inverse_layer_idx", False):
+        return "attention is scaled by the layer's number"
+    if rope not in ("default", "linear", "llama3"):
+        return f"its rotation ({rope}) depends on the length of the text"
+    return None
 
 
 def expect_plain_logits(model) -> None:
     """The logits are the unembedding of the normed stream and no more; else `Unsupported`."""
-    config = getattr(getattr(model, "original_model", None), "config", None)
+    config, family = _config(model), model.cfg.architecture
     after = [
         ("caps", getattr(model.cfg, "output_logits_soft_cap", None), (None, -1, 0)),
         ("caps", getattr(config, "final_logit_softcapping", None), (None, 0)),  # Gemma 2
@@ -155,15 +138,14 @@ def expect_plain_logits(model) -> None:
     for does, value, none in after:
         if value not in none:
             raise Unsupported(
-                f"{model.cfg.architecture} {does} its logits after the unembedding (by {value:g}): "
-                "they are no sum of components, and a lens would not end in them; patch instead "
-                "(helpers.patching), which reads the model's own logits"
+                f"{family} {does} its logits after the unembedding (by {value:g}): they are no sum "
+                "of components, and a lens would not end in them; patch instead (helpers.patching)"
             )
 
 
 def sees_all(model, positions: int) -> bool:
     """Whether attention reaches back over so many positions (a sliding window may be shorter)."""
-    return positions <= (getattr(model.original_model.config, "sliding_window", None) or positions)
+    return positions <= (getattr(_config(model), "sliding_window", None) or positions)
 
 
 def parallel(model) -> bool:
@@ -174,6 +156,11 @@ def parallel(model) -> bool:
 def plain(module) -> torch.nn.Module:
     """transformers' own layer under transformer_lens' (without its hooks)."""
     return getattr(module, "original_component", None) or module
+
+
+def _config(model):
+    """transformers' own configuration; None for a model without one."""
+    return getattr(getattr(model, "original_model", None), "config", None)
 
 
 def _kinds(block) -> tuple[str, ...]:

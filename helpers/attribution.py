@@ -1,26 +1,23 @@
 """Direct logit attribution: which component wrote the answer into the last residual stream.
 
 `transformer_lens.tools.analysis.direct_logit_attribution` gives the same numbers for heads. It
-leaves out the unembedding's bias and neurons; the split here is complete and checks that it is.
-"""
+leaves out the unembedding's bias and neurons; the split here is complete and checks that it is."""
 
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from helpers import architecture, inputs
 from helpers.architecture import Unsupported
+from helpers.metrics import Ids
 
 
 @dataclass(frozen=True)
 class LogitDiffAttribution:
-    """The logit difference at the last position, split over what wrote to the residual stream.
-
-    All in nats, averaged over the batch. `total` is the sum of all components and equals the
-    model's own logit difference.
-    """
+    """The logit difference at the last position, split over what wrote to the residual stream: in
+    nats, averaged over the batch. `total` equals the model's own logit difference."""
 
     embed: Float[Tensor, ""]
     pos_embed: Float[Tensor, ""]  # 0 where position is not added to the stream
@@ -33,23 +30,16 @@ class LogitDiffAttribution:
         return self.embed + self.pos_embed + self.heads.sum() + self.mlps.sum() + self.bias
 
 
-def attribute_logit_diff(
-    model, cache, answer: Int[Tensor, "batch"], distractor: Int[Tensor, "batch"]
-) -> LogitDiffAttribution:
+def attribute_logit_diff(model, cache, answer: Ids, distractor: Ids) -> LogitDiffAttribution:
     """Split logit(answer) - logit(distractor) into embeddings, heads, MLPs and biases.
 
     The last residual stream is a sum of what each component wrote. The final norm (centres it and)
     divides it by one scale; with that scale held at its cached value the rest is linear, so the
     logit difference is the sum of the components' dot products with one direction. An MLP's share
-    includes its output bias.
-
-    `cache` holds all activations of one run, `answer` and `distractor` token ids, one each a row;
-    TypeError or ValueError where they do not fit. `Unsupported` where the logits are not linear in
-    the normed stream, or more happens between a component and the stream than a sum.
-
+    includes its output bias. TypeError or ValueError where cache (all activations of one run) and
+    token ids do not fit; `Unsupported` where more happens on the way to the logits than a sum.
     Source: Elhage et al. 2021, "A Mathematical Framework for Transformer Circuits"; Wang et al.
-    2022 (arXiv 2211.00593). Direct effects only: Janiak et al. 2023 (arXiv 2310.07325).
-    """
+    2022 (arXiv 2211.00593). Direct effects only: Janiak et al. 2023 (arXiv 2310.07325)."""
     read, ids_bias = _reader(model, cache, answer, distractor)
     layers = range(model.cfg.n_layers)
     start = architecture.embeddings(model, cache)
@@ -71,14 +61,12 @@ def attribute_logit_diff(
 
 
 def attribute_neurons(
-    model, cache, layer: int, answer: Int[Tensor, "batch"], distractor: Int[Tensor, "batch"]
+    model, cache, layer: int, answer: Ids, distractor: Ids
 ) -> Float[Tensor, "d_mlp"]:
     """Split one MLP's share of the logit difference over its neurons, in nats, batch-averaged.
 
     A neuron writes its activation times its row of W_out. Together with the MLP's output bias they
-    sum to `attribute_logit_diff(...).mlps[layer]`. Raises as that; `Unsupported` too for an MLP
-    without neurons of its own, a mixture of experts for example.
-    """
+    sum to `attribute_logit_diff(...).mlps[layer]`. Raises as that, and for a mixture of experts."""
     inputs.expect_local(model)
     inputs.expect_index("layer", layer, model.cfg.n_layers, "layers")
     name, out = f"blocks.{layer}.mlp.hook_post", f"blocks.{layer}.hook_mlp_out"
@@ -95,12 +83,9 @@ def attribute_neurons(
 
 
 def _reader(model, cache, answer: Tensor, distractor: Tensor):
-    """A function from `[..., batch, d_model]` at the last position to its share of the difference,
-    and the share of the unembedding's bias.
-
-    It centres, divides by the final scale and takes the dot product with the logit-difference
-    direction W_U[:, answer] - W_U[:, distractor], then the mean over the batch.
-    """
+    """A function from `[..., batch, d_model]` at the last position to its share of the difference
+    (centred, divided by the final scale, its dot product with the difference of two columns of W_U,
+    the mean over the batch), and the share of the unembedding's bias."""
     inputs.expect_local(model)
     architecture.expect_plain_logits(model)
     last = _at_end(cache, _last(model), model)  # (batch, d_model)
@@ -116,8 +101,9 @@ def _reader(model, cache, answer: Tensor, distractor: Tensor):
 
     if "unembed.hook_out" in cache:
         rows, out = torch.arange(len(last), device=last.device), cache["unembed.hook_out"][:, -1]
-        whole = (out[rows, answer] - out[rows, distractor]).mean()
-        _expect_sum(model, [read(last), ids_bias], whole, "the logit difference")
+        two = torch.stack([out[rows, answer].mean(), out[rows, distractor].mean()])
+        parts, whole = [read(last), ids_bias], two[0] - two[1]
+        _expect_sum(model, parts, whole, "the logit difference", two.abs().sum())
     return read, ids_bias
 
 
@@ -129,11 +115,16 @@ def _at_end(cache, name: str, model) -> Float[Tensor, "batch *width"]:
     return inputs.expect_activation(cache, name, model)[:, -1]
 
 
-def _expect_sum(model, parts: list[Tensor], whole: Tensor, name: str) -> None:
-    """The parts sum to the whole, to what the precision of the run allows; else `Unsupported`."""
+def _expect_sum(
+    model, parts: list[Tensor], whole: Tensor, name: str, size: float | Tensor = 0
+) -> None:
+    """The parts sum to the whole, to what the run's precision allows for numbers of their size (and
+    of `size`, where the whole is a difference of larger ones); else `Unsupported`."""
     values = torch.stack(parts)
     coarse = 0.05 if model.cfg.dtype.itemsize < 4 else 1e-3
-    if (values.sum() - whole).abs() > coarse * (values.abs().sum() + whole.abs()):
+    rounding = 4 * torch.finfo(model.cfg.dtype).eps * size
+    limit = coarse * (values.abs().sum() + whole.abs()) + rounding
+    if (values.sum() - whole).abs() > limit:
         raise Unsupported(
             f"the parts do not sum to {name}: in {model.cfg.architecture} more happens on the way "
             "than a sum (a norm of a component's output, a scale, a final norm that is not folded "

@@ -31,16 +31,8 @@ class Verdict:
 def claim(text: str, holds: bool) -> None:
     """Assert an identity (two routes to one answer), which must hold on every model, and show it.
 
-    Args:
-        text: the sentence claimed, with its numbers filled in by the caller.
-        holds: a bool, or a tensor or array of one bool.
-
-    Raises:
-        AssertionError: the claim is false.
-        TypeError: `text` is not a string, or `holds` not a single bool (a non-empty list or a
-            number is always "true", so such a claim could not fail).
-        ValueError: `text` is empty.
-    """
+    AssertionError where it is false. TypeError where `holds` is not one bool, also a tensor's or an
+    array's (a list is always "true": such a claim could not fail), or `text` no string."""
     if not checked(text, holds):
         raise AssertionError(f"This claim is false here: {text}")
     display(Verdict("✔ Checked", GREEN, text), metadata={"claim": "checked"})
@@ -50,19 +42,9 @@ def finding(text: str, holds: bool, model: object, name: str) -> None:
     """Show a fact about `model`, whether it holds, and what is on record of other models.
 
     A finding never stops a reader: a result that differs from the record says so. Where the
-    environment variable TUTORIAL_FINDINGS is "strict" (our tests), a difference is an error.
-
-    Args:
-        text: the sentence, with this model's numbers filled in by the caller.
-        holds: a bool, or a tensor or array of one bool.
-        model: anything with `.cfg.model_name`, under which its record is looked up.
-        name: the finding's stable name: the notebook's number and lower-case words, "02-moves".
-
-    Raises:
-        AssertionError: in strict mode only, where the result differs from this model's record.
-        TypeError: as for `claim`, or `model` has no name.
-        ValueError: `text` is empty, or `name` not of that form.
-    """
+    environment variable TUTORIAL_FINDINGS is "strict" (our tests), a difference is an
+    AssertionError. The record is that of `model.cfg.model_name`; `name` stays the same when the
+    text changes: the notebook's number and lower-case words, "02-moves". Else raises as `claim`."""
     holds = checked(text, holds)
     if not isinstance(name, str) or not re.fullmatch(r"\d\d(-[a-z0-9]+)+", name):
         raise ValueError(f"a finding's name is like '02-moves' (notebook, words), got {name!r}")
@@ -103,10 +85,8 @@ def checked(text: object, holds: object) -> bool:
     one = hasattr(holds, "shape") and prod(holds.shape) == 1
     item = holds.item() if one else holds
     if not isinstance(item, bool):
-        raise TypeError(
-            f"holds must be one bool, got {type(holds).__name__} {holds!r} for {text!r}; "
-            "compare, and join several comparisons with .all()"
-        )
+        got, fix = type(holds).__name__, "compare, and join several comparisons with .all()"
+        raise TypeError(f"holds must be one bool, got {got} {holds!r} for {text!r}; {fix}")
     return item
 
 

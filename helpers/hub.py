@@ -16,9 +16,15 @@ from transformers.utils import logging as transformers_logging
 PROBE_SECONDS = 6  # for the hub's first answer
 STALL_SECONDS = 120  # for the next piece of a download; huggingface_hub writes pieces of 10 MB
 
-_WEIGHTS = re.compile(r"model(-\d+-of-\d+)?\.safetensors")
 _INDEX = "model.safetensors.index.json"  # names the shards; without it transformers finds none
 _TOKENIZERS = {"tokenizer.json", "tokenizer.model", "spiece.model", "vocab.json", "vocab.txt"}
+_NEEDED = {
+    "config.json": {"config.json"},
+    "model.safetensors": {"model.safetensors", _INDEX},
+    "tokenizer.json": _TOKENIZERS,
+}
+_WEIGHTS = re.compile(r"model(-\d+-of-\d+)?\.safetensors")
+_TEXT = re.compile(r"[^/]+\.(json|txt|model|jinja)")
 ADVICE = (
     'The embedded model needs no network: load_model("tutorial-4l"), or load_model() with '
     'TUTORIAL_MODEL unset. A model on this machine: load_model("path/to/dir") or '
@@ -36,10 +42,8 @@ def cached(name: str) -> Path | None:
 def download(name: str) -> Path:
     """Fetch a model into the hub's cache; return its directory there.
 
-    Raises:
-        ValueError: the hub knows no such model, or it has no safetensors.
-        ConnectionError: no answer in PROBE_SECONDS, or a download that stands still.
-    """
+    ValueError where the hub knows no such model, or it has no safetensors; ConnectionError for no
+    answer in PROBE_SECONDS, or a download that stands still."""
     tried = f"{name!r}: no copy in {constants.HF_HUB_CACHE}"
     if constants.HF_HUB_OFFLINE:
         raise ConnectionError(f"{tried}, and HF_HUB_OFFLINE is set. {ADVICE}")
@@ -62,28 +66,24 @@ def download(name: str) -> Path:
 
 
 def _fetch(name: str, sizes: dict[str, int]) -> Path:
-    weights = [file for file in sizes if _WEIGHTS.fullmatch(file)]
-    texts = (".json", ".txt", ".model", ".jinja")
-    others = [file for file in sizes if file.endswith(texts) and "/" not in file]
-    total = sum(sizes[file] for file in weights + others)
+    # Weights last: a copy that has them is complete.
+    wanted = [file for kind in (_TEXT, _WEIGHTS) for file in sizes if kind.fullmatch(file)]
+    total = sum(sizes[file] for file in wanted)
     print(f"Fetching {name} from {constants.ENDPOINT}: {total / 1e6:.0f} MB, once.")
     blobs = Path(constants.HF_HUB_CACHE, f"models--{name.replace('/', '--')}", "blobs")
 
-    def fetch() -> Path:  # weights last: a copy that has them is complete
-        return Path([hf_hub_download(name, file) for file in others + weights][-1]).parent
+    def fetch() -> Path:
+        return Path([hf_hub_download(name, file) for file in wanted][-1]).parent
 
     return watch(fetch, STALL_SECONDS, lambda: folder_size(blobs), total)
 
 
 def watch(work: Callable, seconds: float, size: Callable[[], int] = lambda: 0, total: int = 0):
-    """Return `work()`, with a bar of `size()` bytes out of `total`.
+    """Return `work()`, with a bar of `size()` bytes out of `total`; TimeoutError where nothing has
+    arrived for `seconds`, or later for STALL_SECONDS.
 
     An HTTP client's time-outs do not cover name look-up, or a server that sends a byte now and
-    then; hence a thread. It cannot be stopped: when given up, it lingers until it fails by itself.
-
-    Raises:
-        TimeoutError: nothing has arrived for `seconds`, or later for STALL_SECONDS.
-    """
+    then; hence a thread. It cannot be stopped: when given up, it lingers until it fails itself."""
     future = Future()
 
     def run() -> None:
@@ -92,23 +92,21 @@ def watch(work: Callable, seconds: float, size: Callable[[], int] = lambda: 0, t
         except Exception as error:
             future.set_exception(error)
 
+    seen, since = size(), time.monotonic()
     threading.Thread(target=run, daemon=True).start()
-    start = seen = size()
-    since = time.monotonic()
     options = {"unit": "B", "unit_scale": True, "leave": False, "delay": 1}
     with tqdm(total=total, disable=not total, **options) as bar:
         while not wait([future], timeout=0.2).done:
-            limit = seconds if seen == start else max(seconds, STALL_SECONDS)
             if (now := size()) != seen:
                 bar.update(now - seen)
-                seen, since = now, time.monotonic()
-            elif time.monotonic() - since > limit:
-                raise TimeoutError(f"nothing arrived in {limit:g} s")
+                seen, since, seconds = now, time.monotonic(), max(seconds, STALL_SECONDS)
+            elif time.monotonic() - since > seconds:
+                raise TimeoutError(f"nothing arrived in {seconds:g} s")
     return future.result()
 
 
 def folder_size(directory: Path) -> int:
-    """Bytes in a directory and what is below it, unfinished downloads included."""
+    """Bytes in a directory, unfinished downloads included."""
     total = 0
     for path in directory.rglob("*"):
         with suppress(FileNotFoundError):  # renamed the moment it was finished
@@ -119,19 +117,14 @@ def folder_size(directory: Path) -> int:
 def missing_files(directory: Path) -> str:
     """Which of configuration, weights and tokenizer a directory lacks; "" where none."""
     names = {path.name for path in directory.iterdir() if path.is_file()}
-    shards = set()
     if _INDEX in names:
         shards = set(json.loads((directory / _INDEX).read_text())["weight_map"].values())
-    return _missing(names if shards <= names else names - {_INDEX})
+        names -= set() if shards <= names else {_INDEX}
+    return _missing(names)
 
 
 def _missing(names: set[str]) -> str:
-    there = {
-        "config.json": {"config.json"},
-        "model.safetensors": {"model.safetensors", _INDEX},
-        "tokenizer.json": _TOKENIZERS,
-    }
-    return ", ".join(name for name, any_of in there.items() if names.isdisjoint(any_of))
+    return ", ".join(name for name, any_of in _NEEDED.items() if names.isdisjoint(any_of))
 
 
 @contextmanager

@@ -6,30 +6,26 @@ again at n+1 .. 2n. At query n+j the token is the one of position j, so
     key j      the same token, one copy earlier       duplicate-token cell
     key j+1    the token that followed it back then   induction cell
 
-`transformer_lens.head_detector` scores patterns of one text and without a null; for previous-token
-and duplicate-token heads it agrees with these.
-"""
+`transformer_lens.head_detector` has no null; for previous- and duplicate-token heads it agrees."""
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from helpers.inputs import expect_axes, expect_finite
+from helpers import inputs
+
+Pattern = Float[Tensor, "batch head query key"]
 
 
 def repeated_tokens(model, n: int, batch: int, seed: int) -> Int[Tensor, "{batch} 2*{n}+1"]:
     """BOS, then n random tokens twice: the text on which only looking back can help.
 
-    Every token of the tokenizer but the special ones is equally likely, and every row has a block
-    of its own. `seed` is of a generator of its own, so nothing else is disturbed.
-
-    Raises:
-        TypeError, ValueError: not ints; n < 2, batch < 1; 2n + 1 tokens do not fit the context.
-
-    Source: Elhage et al. 2021; Olsson et al. 2022 (arXiv 2209.11895).
-    """
+    Every token of the tokenizer but the special ones is equally likely; every row has its own
+    block; `seed` is of a generator of its own. TypeError or ValueError where these are no ints,
+    n < 2, batch < 1, or 2n + 1 tokens do not fit the context.
+    Source: Elhage et al. 2021; Olsson et al. 2022 (arXiv 2209.11895)."""
     for name, value, least in (("n", n, 2), ("batch", batch, 1), ("seed", seed, 0)):
-        _expect_int(name, value)
+        inputs.expect_int(name, value)
         if not least <= value < 2**63:
             raise ValueError(f"{name}: expected at least {least} and less than 2**63, got {value}")
     if 2 * n + 1 > model.cfg.n_ctx:
@@ -44,39 +40,27 @@ def repeated_tokens(model, n: int, batch: int, seed: int) -> Int[Tensor, "{batch
     return torch.cat([torch.full((batch, 1), bos), block, block], dim=1).to(model.cfg.device)
 
 
-def induction_scores(
-    pattern: Float[Tensor, "batch head query key"], n: int
-) -> Float[Tensor, "head"]:
+def induction_scores(pattern: Pattern, n: int) -> Float[Tensor, "head"]:
     """Mean attention from the second copy to the token *after* the first occurrence.
 
     The mean over queries n+1 .. 2n of the attention to key query - n + 1, and over the batch: 1 for
-    a perfect induction head, 0 for a perfect duplicate-token head.
-
-    Raises:
-        TypeError, ValueError: wrong axes, an empty batch, NaN, or a length that is not 2n + 1.
-
-    Source: Olsson et al. 2022 (arXiv 2209.11895), "prefix matching".
-    """
+    a perfect induction head, 0 for a perfect duplicate-token head. TypeError or ValueError for
+    wrong axes, an empty batch, NaN, or a length that is not 2n + 1.
+    Source: Olsson et al. 2022 (arXiv 2209.11895), "prefix matching"."""
     return _stripe(pattern, n, back=n - 1)
 
 
-def duplicate_token_scores(
-    pattern: Float[Tensor, "batch head query key"], n: int
-) -> Float[Tensor, "head"]:
-    """Mean attention from the second copy to the *same* token in the first copy: over queries
-    n+1 .. 2n, to key query - n. Raises as `induction_scores`.
-
-    Source: Wang et al. 2022 (arXiv 2211.00593), "duplicate token heads".
-    """
+def duplicate_token_scores(pattern: Pattern, n: int) -> Float[Tensor, "head"]:
+    """Mean attention from the second copy to the *same* token in the first: to key query - n.
+    Source: Wang et al. 2022 (arXiv 2211.00593), "duplicate token heads"."""
     return _stripe(pattern, n, back=n)
 
 
-def previous_token_scores(pattern: Float[Tensor, "batch head query key"]) -> Float[Tensor, "head"]:
+def previous_token_scores(pattern: Pattern) -> Float[Tensor, "head"]:
     """Mean attention to the position just before, over queries 2 .. and the batch.
 
     Query 0 has no position before it, and query 1 has only BOS, which many heads attend to anyway;
-    both are left out. Works on any text of three tokens or more; raises as `induction_scores`.
-    """
+    both are left out. Works on any text of three tokens or more; raises as `induction_scores`."""
     if _checked(pattern).shape[-1] < 3:
         raise ValueError(f"pattern: expected 3 positions or more, got {pattern.shape[-1]}")
     return pattern.diagonal(-1, -2, -1)[..., 1:].mean((0, -1))
@@ -84,24 +68,17 @@ def previous_token_scores(pattern: Float[Tensor, "batch head query key"]) -> Flo
 
 def _stripe(pattern: Tensor, n: int, back: int) -> Float[Tensor, "head"]:
     """Mean attention of the second copy's queries to the key `back` positions earlier."""
-    _expect_int("n", n)
+    inputs.expect_int("n", n)
     if n < 2 or _checked(pattern).shape[-1] != 2 * n + 1:
-        raise ValueError(
-            f"pattern has {pattern.shape[-1]} positions, expected 2n + 1 = {2 * n + 1}: BOS, "
-            f"then a block of n = {n} tokens (n >= 2) twice"
-        )
-    stripe = pattern.diagonal(-back, -2, -1)  # (batch, head, query back .. 2n)
-    return stripe[..., -n:].mean((0, -1))
-
-
-def _expect_int(name: str, value: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"{name}: expected an int, got {type(value).__name__}")
+        what = f"BOS, then a block of n = {n} tokens (n >= 2) twice"
+        got = f"pattern has {pattern.shape[-1]} positions"
+        raise ValueError(f"{got}, expected 2n + 1 = {2 * n + 1}: {what}")
+    return pattern.diagonal(-back, -2, -1)[..., -n:].mean((0, -1))  # the last n of query back .. 2n
 
 
 def _checked(pattern: Tensor) -> Tensor:
-    expect_axes("pattern", pattern, "batch head query key")
+    inputs.expect_axes("pattern", pattern, "batch head query key")
     if pattern.shape[-1] != pattern.shape[-2]:
         raise ValueError(f"pattern: expected as many queries as keys, got {tuple(pattern.shape)}")
-    expect_finite("pattern", pattern)
+    inputs.expect_finite("pattern", pattern)
     return pattern

@@ -1,7 +1,5 @@
-"""Clear errors for bad input: each names the value, what was expected and what to do.
-
-TypeError where it is of another kind, ValueError where it is of the right kind and cannot be used.
-"""
+"""Clear errors for bad input: each names the value, what was expected and what to do. TypeError
+where it is of another kind, ValueError where it is of the right kind and cannot be used."""
 
 import math
 from collections.abc import Sequence
@@ -20,18 +18,15 @@ def expect_axes(name: str, value: Tensor, axes: str, **sizes: int) -> None:
         raise TypeError(f"{name}: expected a tensor [{axes}], got {type(value).__name__}")
     names, shape = axes.split(), tuple(value.shape)
     if len(shape) != len(names):
-        raise ValueError(
-            f"{name}: expected the {len(names)} axes [{axes}], got shape {shape}; "
-            "add or drop an axis (x[None], x[0]) so that they match"
-        )
+        fix = f"got shape {shape}; add or drop an axis (x[None], x[0]) so that they match"
+        raise ValueError(f"{name}: expected the {len(names)} axes [{axes}], {fix}")
     if 0 in shape:
         raise ValueError(f"{name}: axis {names[shape.index(0)]!r} is empty (shape {shape})")
     for axis, size in sizes.items():
         if shape[names.index(axis)] != size:
-            raise ValueError(
-                f"{name}: axis {axis!r} should have {size} entries, got shape {shape}; "
-                "nothing is broadcast here, so expand it yourself if that is what you mean"
-            )
+            fix = "nothing is broadcast here, so expand it yourself if that is what you mean"
+            what = f"axis {axis!r} should have {size} entries, got shape {shape}"
+            raise ValueError(f"{name}: {what}; {fix}")
 
 
 def expect_finite(name: str, value: Tensor, kinds: Sequence[torch.dtype] = FLOATS) -> None:
@@ -42,15 +37,18 @@ def expect_finite(name: str, value: Tensor, kinds: Sequence[torch.dtype] = FLOAT
     if math.isfinite(value.sum().item()):  # then so is every entry; this takes a tenth of the time
         return
     if bad := int((~torch.isfinite(value)).sum()):  # none where only the sum is too large
-        raise ValueError(
-            f"{name}: {bad} of {value.numel()} entries are NaN or infinite; find where they begin"
-        )
+        where = f"{bad} of {value.numel()} entries"
+        raise ValueError(f"{name}: {where} are NaN or infinite; find where they begin")
+
+
+def expect_int(name: str, value: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{name}: expected an int, got {type(value).__name__} {value!r}")
 
 
 def expect_index(name: str, value: int, size: int, what: str) -> None:
     """`value` is an int in 0 .. size - 1; negative indices are not taken."""
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"{name}: expected an int, got {type(value).__name__} {value!r}")
+    expect_int(name, value)
     if not 0 <= value < size:
         raise ValueError(f"{name} {value} is out of range: this model has {what} 0 to {size - 1}")
 
@@ -102,26 +100,22 @@ def expect_local(model) -> None:
 
 def expect_activation(cache, name: str, model, **sizes: int) -> Tensor:
     """`cache[name]`, finite and of the shape that this model gives it, batch axis included; `sizes`
-    are those of the axes "batch" and "pos", where they are known."""
+    of "batch" and "pos" where they are known."""
     if name not in cache:
         there = "" if name in model.hook_dict else f" ({model.cfg.architecture} has no such hook)"
-        raise ValueError(
-            f"cache: {name!r} is not in it{there}; run run_with_cache again without names_filter, "
-            "on the same model"
-        )
+        fix = "run run_with_cache again without names_filter, on the same model"
+        raise ValueError(f"cache: {name!r} is not in it{there}; {fix}")
     if getattr(cache, "has_batch_dim", True) is False:
         raise ValueError("cache: made with remove_batch_dim=True; run run_with_cache without that")
     value, c = cache[name], model.cfg
     width = {"hook_z": (c.n_heads, c.d_head), "hook_post": (c.d_mlp,)}
-    expected = sizes.get("batch"), sizes.get("pos"), *width.get(name.split(".")[-1], (c.d_model,))
-    if value.ndim != len(expected) or any(
-        size not in (None, got) for size, got in zip(expected, value.shape, strict=True)
-    ):
+    width = width.get(name.split(".")[-1], (c.d_model,))
+    shape, expected = tuple(value.shape), (sizes.get("batch"), sizes.get("pos"), *width)
+    asked = tuple(got if size is None else size for got, size in zip(shape, expected, strict=False))
+    if len(shape) != len(expected) or shape != asked:
         shown = ", ".join("any" if size is None else str(size) for size in expected)
-        raise ValueError(
-            f"cache: {name} has shape {tuple(value.shape)}, expected ({shown}); it must come from "
-            "the same model, and from a prompt of the same length"
-        )
+        fix = "it must come from the same model, and from a prompt of the same length"
+        raise ValueError(f"cache: {name} has shape {shape}, expected ({shown}); {fix}")
     expect_finite(f"cache[{name!r}]", value)
     return value
 

@@ -1,10 +1,10 @@
 """Activation patching: copy one clean activation into the corrupted run and read the metric.
 
-Every cell of a grid is one patched run; `helpers.engine` computes all of them side by side. The
-order of the arguments is that of `transformer_lens.patching`, which has the same four sweeps, one
-run of the whole model a cell. The ones here give the same numbers in a small part of the time
-(tools/benchmarks), check their input, and have a linear estimate in `attribution_patch`.
-"""
+Every cell of a grid is one patched run; `helpers.engine` computes all of them side by side.
+`transformer_lens.patching` has the same four sweeps, one run of the whole model a cell; the ones
+here give the same numbers in a small part of the time (tools/benchmarks) and check their input."""
+
+from functools import partial
 
 import torch
 from jaxtyping import Float, Int
@@ -23,25 +23,16 @@ def patch_residual(
 ) -> Float[Tensor, "n_layers pos"]:
     """Patch the residual stream entering each block (`resid_pre`), one position at a time.
 
-    Args:
-        corrupted_tokens: the run that is patched; one prompt (average over prompts in a loop).
-        clean_cache: every activation of the clean run, of the same length.
-        metric: from logits `[rows, pos, d_vocab]` to one number a row, in any unit. A
-            `helpers.metrics.LastToken`, such as a pair's `logit_diff`, says that it reads the last
-            position only: then no other logits are computed.
-        options: `max_bytes`, as `sweep`.
+    `corrupted_tokens` is the run that is patched (average over prompts in a loop), `clean_cache`
+    holds every activation of the clean run, of the same length. `metric` goes from logits `[rows,
+    pos, d_vocab]` to one number a row; of a `helpers.metrics.LastToken`, such as a pair's
+    `logit_diff`, only the logits that it reads are computed. `options`: `max_bytes`, as `sweep`.
 
-    Returns:
-        The metric after patching layer l, position p, in its unit. Denoising: what suffices to
-        bring the clean answer back (Heimersheim & Nanda 2024, arXiv 2404.15255). For noising, pass
-        the clean tokens and the corrupted cache.
-
-    Raises:
-        TypeError, ValueError: more than one prompt, token ids out of range, a cache of another
-            model or length, a metric that does not give one finite number a row.
-
-    Source: Meng et al. 2022 (arXiv 2202.05262); Wang et al. 2022 (arXiv 2211.00593).
-    """
+    Returns the metric after patching layer l, position p, in its unit. Denoising: what suffices to
+    bring the clean answer back (Heimersheim & Nanda 2024, arXiv 2404.15255). For noising, pass the
+    clean tokens and the corrupted cache. TypeError or ValueError for more than one prompt, ids out
+    of range, another model's cache, a metric that does not give one finite number a row.
+    Source: Meng et al. 2022 (arXiv 2202.05262); Wang et al. 2022 (arXiv 2211.00593)."""
     return _swept("residual", model, corrupted_tokens, clean_cache, metric, **options)
 
 
@@ -74,68 +65,51 @@ def attribution_patch(
 
     (clean - corrupted) . d metric / d activation, with the gradient of the corrupted run: the first
     term of a Taylor series, in the metric's unit. A screen, to be verified: it fails where the
-    model between here and the metric is far from linear, above all in the first layers.
-    `transformer_lens.tools.analysis.attribution_patch` estimates nodes and edges; this one gives
-    the exact sweep's own grid. `what` is "residual", "blocks", "heads" or "head_positions", for
-    `patch_residual` etc.; the rest and errors as there.
-
+    model from here on is far from linear, above all in the first layers. The library's
+    `attribution_patch` estimates nodes and edges; this one gives the exact sweep's own grid. `what`
+    is "residual", "blocks", "heads" or "head_positions"; the rest as `patch_residual` etc.
     Source: Nanda 2023, "Attribution patching"; Syed et al. 2023 (arXiv 2310.10348); where it fails:
-    Kramar et al. 2024 (arXiv 2403.00745).
-    """
+    Kramar et al. 2024 (arXiv 2403.00745)."""
     cells, shape = grid(model, corrupted_tokens, what)
     kept: dict[str, Tensor] = {}
 
-    def keeping(name: str):
-        def keep(activation, hook):
-            if not activation.requires_grad:  # parameters may be frozen: the graph starts here
-                activation = activation.detach().requires_grad_()
-            kept[name] = activation
-            return activation
+    def keep(name: str, activation, hook):
+        if not activation.requires_grad:  # parameters may be frozen: the graph starts here
+            activation = activation.detach().requires_grad_()
+        kept[name] = activation
+        return activation
 
-        return name, keep
-
-    fwd_hooks = [keeping(name) for name in _check(model, corrupted_tokens, clean_cache, cells)]
+    names = _check(model, corrupted_tokens, clean_cache, cells)
+    fwd_hooks = [(name, partial(keep, name)) for name in names]  # hook.name may be an alias
     with torch.enable_grad():
         logits = model.run_with_hooks(corrupted_tokens, fwd_hooks=fwd_hooks)
         total = _measured(metric(logits), len(logits)).sum()
         gradients = torch.autograd.grad(total, list(kept.values()))
-    estimates = {
-        name: ((clean_cache[name] - at.detach()) * gradient)[0]
-        for (name, at), gradient in zip(kept.items(), gradients, strict=True)
-    }
-    return torch.stack([estimates[_name(c)][c.index].sum() for c in cells]).view(shape)
+    slopes = dict(zip(kept, gradients, strict=True))
+    gain = {n: ((clean_cache[n] - at.detach()) * slopes[n])[0] for n, at in kept.items()}
+    return torch.stack([gain[cell.name][cell.index].sum() for cell in cells]).view(shape)
 
 
 @torch.no_grad()
 def sweep(
-    model,
-    corrupted_tokens: Int[Tensor, "1 pos"],
-    clean_cache,
-    metric: Metric,
-    cells: list[Cell],
-    *,
-    max_bytes: int = MAX_BYTES,
+    model, corrupted_tokens: Int[Tensor, "1 pos"], clean_cache, metric, cells, max_bytes=MAX_BYTES
 ) -> Float[Tensor, "cells"]:
-    """The metric after patching each cell by itself, in the order of `cells`.
+    """The metric after patching each of a list of `Cell` by itself, in the order of `cells`.
 
     The model decides which engine computes it. `max_bytes` is about how much memory a pass may
-    take; the cells are split into as many passes as that needs, and a bar shows how far it is once
-    two seconds have passed. The rest and errors as `patch_residual`.
-    """
+    take; the cells are split into as many passes as that needs, with a bar after two seconds. The
+    rest and errors as `patch_residual`."""
     _check(model, corrupted_tokens, clean_cache, cells)
     positions = corrupted_tokens.shape[1]
-    if sparse.supports(model, positions):
-        measure, a_cell = sparse.measure, sparse.bytes_a_cell(model, positions, metric)
-    else:
-        measure, a_cell = hooks.measure, hooks.bytes_a_cell(model, positions)
-    at_once = max(1, max_bytes // a_cell)
+    engine = sparse if sparse.supports(model, positions) else hooks
+    at_once = max(1, max_bytes // engine.bytes_a_cell(model, positions, metric))
     # In the order in which a model comes to them:
     order = sorted(range(len(cells)), key=lambda i: (cells[i].layer, SITES.index(cells[i].site)))
     values = []
     with tqdm(total=len(cells), unit="cell", delay=2, leave=False) as bar:
         for start in range(0, len(cells), at_once):
             chunk = [cells[i] for i in order[start : start + at_once]]
-            measured = measure(model, corrupted_tokens, clean_cache, chunk, metric)
+            measured = engine.measure(model, corrupted_tokens, clean_cache, chunk, metric)
             values.append(_measured(measured, len(chunk)))
             bar.update(len(chunk))
     rows = torch.cat(values)
@@ -146,21 +120,18 @@ def grid(model, tokens: Int[Tensor, "1 pos"], what: str) -> tuple[list[Cell], tu
     """The cells of a sweep, in the order of its grid, and the grid's shape."""
     inputs.expect_axes("corrupted_tokens", tokens, "batch pos")
     layers, heads, positions = model.cfg.n_layers, model.cfg.n_heads, tokens.shape[1]
+    by_position = [(p,) for p in range(positions)]
+    by_both = [(p, h) for h in range(heads) for p in range(positions)]
     kinds = {
-        "residual": ([RESIDUAL], [(p,) for p in range(positions)], (positions,)),
-        "blocks": ([RESIDUAL, ATTENTION, MLP], [(p,) for p in range(positions)], (positions,)),
-        "heads": ([HEADS], [(slice(None), h) for h in range(heads)], (heads,)),
-        "head_positions": (
-            [HEADS],
-            [(p, h) for h in range(heads) for p in range(positions)],
-            (heads, positions),
-        ),
+        "residual": ([RESIDUAL], by_position, (layers, positions)),
+        "blocks": ([RESIDUAL, ATTENTION, MLP], by_position, (3, layers, positions)),
+        "heads": ([HEADS], [(slice(None), h) for h in range(heads)], (layers, heads)),
+        "head_positions": ([HEADS], by_both, (layers, heads, positions)),
     }
     if what not in kinds:
         raise ValueError(f"what: expected one of {', '.join(kinds)}; got {what!r}")
     sites, indices, shape = kinds[what]
-    cells = [Cell(layer, s, index) for s in sites for layer in range(layers) for index in indices]
-    return cells, (layers, *shape) if len(sites) == 1 else (len(sites), layers, *shape)
+    return [Cell(i, s, index) for s in sites for i in range(layers) for index in indices], shape
 
 
 def _swept(what: str, model, tokens: Tensor, cache, metric: Metric, **options) -> Tensor:
@@ -173,28 +144,20 @@ def _check(model, tokens: Tensor, cache, cells: list[Cell]) -> list[str]:
     inputs.expect_local(model)
     inputs.expect_axes("corrupted_tokens", tokens, "batch pos")
     if len(tokens) != 1:
-        raise ValueError(
-            f"corrupted_tokens: expected one prompt, got {len(tokens)}; sweep each prompt in a "
-            "loop and average the grids"
-        )
+        fix = "sweep each prompt in a loop and average the grids"
+        raise ValueError(f"corrupted_tokens: expected one prompt, got {len(tokens)}; {fix}")
     inputs.expect_tokens("corrupted_tokens", tokens, model.cfg.d_vocab)
-    names = list(dict.fromkeys(_name(cell) for cell in cells))
+    names = list(dict.fromkeys(cell.name for cell in cells))
     for name in names:
         inputs.expect_activation(cache, name, model, batch=1, pos=tokens.shape[1])
     return names
 
 
-def _name(cell: Cell) -> str:
-    return f"blocks.{cell.layer}.{cell.site}"
-
-
 def _measured(values: Tensor, rows: int) -> Float[Tensor, "rows"]:
     """The metric of each row, checked to be one finite number a row."""
     if not isinstance(values, Tensor) or tuple(values.shape) != (rows,):
-        raise ValueError(
-            f"metric: expected one number for each of the {rows} rows, got "
-            f"{tuple(getattr(values, 'shape', ())) or type(values).__name__}; do not average over "
-            "rows or call .item()"
-        )
+        got = tuple(getattr(values, "shape", ())) or type(values).__name__
+        fix = f"got {got}; do not average over rows or call .item()"
+        raise ValueError(f"metric: expected one number for each of the {rows} rows, {fix}")
     inputs.expect_finite("metric", values, [*inputs.FLOATS, *inputs.IDS])  # a rank is an int
     return values

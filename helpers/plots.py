@@ -1,9 +1,8 @@
 """Figures of the lessons: arrays in, a plotly figure or a circuitsvis view out; no computing.
 
-Colours: red to blue where the sign means something, always centred on zero; viridis elsewhere. Both
-can be told apart with the common forms of colour blindness. Values may be tensors on any device,
-arrays or lists; shapes that do not fit the labels are a ValueError.
-"""
+Red to blue, centred on zero, where the sign means something; viridis elsewhere: both can be told
+apart with the common forms of colour blindness. Values are tensors on any device, arrays or lists;
+shapes that do not fit the labels are a ValueError. Titles and labels are strings."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -23,27 +22,13 @@ MAX_ENTRIES = 120_000  # of an attention view, about 1 MB in the notebook
 
 
 def heatmap(
-    values,
-    *,
-    title: str,
-    x: Sequence[str],
-    y: Sequence[str],
-    xlabel: str,
-    ylabel: str,
-    unit: str,
-    signed: bool = True,
-    limit: float | None = None,
-    text=None,
+    values, *, title, x, y, xlabel, ylabel, unit, signed=True, limit=None, text=None
 ) -> go.Figure:
     """A map of `values [row, column]`, row 0 on top, with the numbers on hover.
 
-    Args:
-        x, y: one label a column, a row; repeated tokens may repeat.
-        unit: what the colours mean, with its unit.
-        signed: True for a scale centred on zero, False for amounts that start at 0.
-        limit: the value at the end of the scale; default: the largest present.
-        text: strings `[row, column]` to write into the cells.
-    """
+    `x` and `y` have one label a column and a row; `unit` says what the colours mean. `signed`: the
+    scale is centred on zero, else it starts there; `limit` is its end (default: the largest value).
+    `text [row, column]` is written into the cells."""
     z = _array("values", values)
     _expect(z.shape == (len(y), len(x)), f"values {z.shape}", f"{len(y)} row and {len(x)} column")
     if text is not None:
@@ -55,8 +40,7 @@ def heatmap(
     top = limit or float(np.nanmax(np.abs(z))) or 1.0
     trace = go.Heatmap(
         z=z.tolist(),
-        text=None if text is None else [list(row) for row in text],
-        texttemplate=None if text is None else "%{text}",
+        **({} if text is None else {"text": list(map(list, text)), "texttemplate": "%{text}"}),
         customdata=[[[_shown(column), _shown(row)] for column in x] for row in y],
         hovertemplate="%{customdata[1]}, %{customdata[0]}: %{z:.3f}<extra></extra>",
         colorscale=SIGNED if signed else AMOUNT,
@@ -64,67 +48,42 @@ def heatmap(
         zmax=top,
         colorbar={"thickness": 15},
     )
-    figure = go.Figure(trace)
-    figure.update_xaxes(**_named(x))
+    figure = go.Figure(trace).update_xaxes(**_named(x))
     figure.update_yaxes(**_named(y), autorange="reversed")
     # The unit stands under the title, since along a low colour bar it would be cut off.
     height = max(320, 30 * len(y) + 170)
     return _finished(figure, title, xlabel, ylabel, height, note=f"colour: {unit}")
 
 
-def lines(
-    series: Mapping[str, object],
-    *,
-    title: str,
-    xlabel: str,
-    ylabel: str,
-    x: Sequence | None = None,
-    spread: Mapping[str, object] | None = None,
-) -> go.Figure:
+def lines(series: Mapping[str, object], *, title, xlabel, ylabel, x=None, spread=None) -> go.Figure:
     """One line a name; `x` defaults to 0, 1, 2 ...; `spread` draws bars of +- that size."""
-    if unknown := set(spread or {}) - set(series):
+    spread = spread or {}
+    if unknown := set(spread) - set(series):
         raise ValueError(f"spread: there is no line {min(unknown)!r}")
     figure = go.Figure()
     for i, (name, values) in enumerate(series.items()):
         y = _array(name, values)
         fits = y.ndim == 1 and (x is None or len(x) == len(y))
         _expect(fits, f"{name}: shape {y.shape}", "one line over x")
-        figure.add_scatter(
-            x=list(range(len(y)) if x is None else x),
-            y=y.tolist(),
-            name=_shown(name),
-            mode="lines+markers",
-            error_y=_error_bars((spread or {}).get(name), y),
-            line={"color": LINES[i % len(LINES)], "dash": ["solid", "dash", "dot"][i % 3]},
-        )
+        line = {"color": LINES[i % len(LINES)], "dash": ["solid", "dash", "dot"][i % 3]}
+        error, places = _error_bars(spread.get(name), y), list(range(len(y)) if x is None else x)
+        look = {"mode": "lines+markers", "line": line, "error_y": error}
+        figure.add_scatter(x=places, y=y.tolist(), name=_shown(name), **look)
     return _finished(figure, title, xlabel, ylabel, legend=len(series) > 1)
 
 
-def bars(
-    values, labels: Sequence[str], *, title: str, xlabel: str, ylabel: str, spread=None
-) -> go.Figure:
+def bars(values, labels: Sequence[str], *, title, xlabel, ylabel, spread=None) -> go.Figure:
     """One bar a label, in the order given; `spread` draws error bars of that size."""
     y = _array("values", values)
     _expect(y.shape == (len(labels),), f"values {y.shape}", f"{len(labels)} labels")
     colours = [LINES[0] if value >= 0 else LINES[1] for value in y]
     error, places = _error_bars(spread, y), list(range(len(y)))
     figure = go.Figure(go.Bar(x=places, y=y.tolist(), error_y=error, marker_color=colours))
-    figure.update_xaxes(**_named(labels))
-    return _finished(figure, title, xlabel, ylabel)
+    return _finished(figure.update_xaxes(**_named(labels)), title, xlabel, ylabel)
 
 
-def scatter(
-    x,
-    y,
-    *,
-    title: str,
-    xlabel: str,
-    ylabel: str,
-    groups: Sequence[str] | None = None,
-    hover: Sequence[str] | None = None,
-    diagonal: bool = False,
-) -> go.Figure:
-    """Points, coloured by group; `diagonal` adds the line y = x where two routes should agree."""
+def scatter(x, y, *, title, xlabel, ylabel, groups=None, hover=None, diagonal=False) -> go.Figure:
+    """Points, with one of `groups` and `hover` each; `diagonal` adds the line y = x."""
     x, y = _array("x", x), _array("y", y)
     _expect(x.ndim == 1 and x.shape == y.shape, f"x {x.shape}", f"y {y.shape}: one list each")
     for name, labels in (("groups", groups), ("hover", hover)):
@@ -134,14 +93,10 @@ def scatter(
     figure = go.Figure()
     for i, group in enumerate(dict.fromkeys(groups)):
         here = [j for j, name in enumerate(groups) if name == group]
-        figure.add_scatter(
-            x=x[here].tolist(),
-            y=y[here].tolist(),
-            text=None if hover is None else [_shown(hover[j]) for j in here],
-            name=_shown(group),
-            mode="markers",
-            marker={"color": LINES[i % len(LINES)], "symbol": i % 8, "size": 8},
-        )
+        marker = {"color": LINES[i % len(LINES)], "symbol": i % 8, "size": 8}
+        text = None if hover is None else [_shown(hover[j]) for j in here]
+        look = {"mode": "markers", "marker": marker, "text": text}
+        figure.add_scatter(x=x[here].tolist(), y=y[here].tolist(), name=_shown(group), **look)
     if diagonal and len(x):
         ends = [float(min(x.min(), y.min())), float(max(x.max(), y.max()))]
         line = {"color": "#888888", "dash": "dash"}
@@ -150,10 +105,8 @@ def scatter(
 
 
 def load_views() -> HTML:
-    """Put circuitsvis' program into the page, once, from the installed package: no network.
-
-    Show it in the set-up cell; `attention` then draws with a few kB each.
-    """
+    """Put circuitsvis' program into the page, once (in the set-up cell), from the installed
+    package: no network. `attention` then draws with a few kB each."""
     program = (files("circuitsvis") / "dist" / "cdn" / "iife.js").read_text(encoding="utf-8")
     program = program.replace("</script", "<\\/script")
     return HTML(
@@ -166,10 +119,9 @@ def attention(pattern, tokens: Sequence[str], *, heads: Sequence[str]) -> HTML:
     pattern, shape = _array("pattern", pattern), (len(heads), len(tokens), len(tokens))
     _expect(pattern.shape == shape, f"pattern {pattern.shape}", f"heads and tokens {shape}")
     if pattern.size > MAX_ENTRIES:
-        raise ValueError(
-            f"pattern: {pattern.size:,} entries would make the notebook megabytes larger; show "
-            f"fewer heads or a shorter text, at most {MAX_ENTRIES:,} entries"
-        )
+        fix = f"show fewer heads or a shorter text, at most {MAX_ENTRIES:,} entries"
+        what = f"pattern: {pattern.size:,} entries would make the notebook megabytes larger"
+        raise ValueError(f"{what}; {fix}")
     # Three digits are all that can be seen, and keep the notebook small.
     props = {"attention": pattern.round(3), "tokens": list(tokens), "attentionHeadNames": [*heads]}
     safe = convert_props(props).replace("<", "\\u003c")  # no token ends the script it stands in
@@ -216,13 +168,7 @@ def _named(labels: Sequence[str]) -> dict:
 
 
 def _finished(
-    figure: go.Figure,
-    title: str,
-    xlabel: str,
-    ylabel: str,
-    height: int = 380,
-    legend: bool = False,
-    note: str = "",
+    figure: go.Figure, title, xlabel, ylabel, height=380, legend=False, note=""
 ) -> go.Figure:
     rows = [*map(_shown, wrap(title, 80)), *([f"<sup>{_shown(note)}</sup>"] if note else [])]
     figure.update_layout(
@@ -231,8 +177,7 @@ def _finished(
         height=height,
         showlegend=legend,
         margin={"l": 80, "r": 30, "t": 40 + 20 * len(rows), "b": 80},
-        paper_bgcolor="white",
-        plot_bgcolor="white",
+        **dict.fromkeys(("paper_bgcolor", "plot_bgcolor"), "white"),
     )
     figure.update_xaxes(title=_shown(xlabel), automargin=True)
     figure.update_yaxes(title={"text": _shown(ylabel), "standoff": 12}, automargin=True)

@@ -1,5 +1,6 @@
 """Clean/corrupted prompt pairs whose tokens are checked to line up before anything is patched."""
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -8,12 +9,12 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from helpers.inputs import expect_text
+from helpers import inputs
 from helpers.metrics import LastToken
 
 
 class PairTokens(NamedTuple):
-    """The token ids of one pair: same length, so that position i means the same in both."""
+    """The token ids of one pair, of one length: position i means the same in both."""
 
     clean: Int[Tensor, "1 pos"]
     corrupted: Int[Tensor, "1 pos"]
@@ -32,13 +33,9 @@ class PairTokens(NamedTuple):
 class PromptPair:
     """Two prompts that differ in one thing, and the two next tokens that tell them apart.
 
-    Args:
-        clean, corrupted: the prompts, without BOS and without a space at the end.
-        answer, distractor: right after the clean and after the corrupted prompt; one token each,
-            so mostly with a leading space (" Paris").
-
-    Source: symmetric token replacement, Zhang & Nanda 2023 (arXiv 2309.16042).
-    """
+    The prompts stand without BOS and without a space at the end. `answer` is right after the clean
+    one, `distractor` after the corrupted; one token each, so mostly with a leading space.
+    Source: symmetric token replacement, Zhang & Nanda 2023 (arXiv 2309.16042)."""
 
     clean: str
     corrupted: str
@@ -48,27 +45,20 @@ class PromptPair:
     def tokens(self, model) -> PairTokens:
         """Tokenize with BOS and check that the pair can be patched position by position.
 
-        Raises:
-            TypeError: a field is not a string.
-            ValueError: a prompt that `tokenize` refuses or that ends in white space, a different
-                number of tokens, the same tokens twice, or an answer that is not the one token that
-                follows the prompt; shows both tokenizations.
-        """
-        clean, corrupted = (
-            tokenize(model, getattr(self, name), name) for name in ("clean", "corrupted")
-        )
-        for name in ("clean", "corrupted"):
-            if (text := getattr(self, name)) != text.rstrip():
-                raise ValueError(
-                    f"{name}: {text!r} ends in white space, which the model would have to follow "
-                    "with a word without one; drop it, the answer brings its own"
-                )
+        TypeError where a field is no string; ValueError for a prompt that `tokenize` refuses or
+        that ends in white space, another number of tokens, the same tokens twice, or an answer that
+        is not the one token that follows the prompt; it shows both tokenizations."""
+        clean = tokenize(model, self.clean, "clean")
+        corrupted = tokenize(model, self.corrupted, "corrupted")
+        for name, text in (("clean", self.clean), ("corrupted", self.corrupted)):
+            if text != text.rstrip():
+                fix = "drop it, the answer brings its own"
+                raise ValueError(f"{name}: {text!r} ends in white space; {fix}")
         both = f"\n  clean     {_shown(model, clean)}\n  corrupted {_shown(model, corrupted)}"
         if clean.shape != corrupted.shape:
-            raise ValueError(
-                f"the prompts have {clean.shape[1]} and {corrupted.shape[1]} tokens, so position i "
-                f"would mean two different things; reword one until they line up:{both}"
-            )
+            fix = "position i would mean two different things; reword one until they line up"
+            two = f"{clean.shape[1]} and {corrupted.shape[1]} tokens"
+            raise ValueError(f"the prompts have {two}, so {fix}:{both}")
         if torch.equal(clean, corrupted):
             raise ValueError(f"clean and corrupted are the same tokens; nothing to patch:{both}")
         answer = _next_token(model, self.clean, "answer", self.answer)
@@ -79,11 +69,8 @@ class PromptPair:
 
 
 def aligned(pairs: Iterable[PromptPair], model) -> list[tuple[PromptPair, PairTokens]]:
-    """The pairs that line up under this model's tokenizer, with their tokens; says how many do not.
-
-    Raises:
-        ValueError: none of them does.
-    """
+    """The pairs that line up under this model's tokenizer, with their tokens; says how many do not,
+    and raises ValueError where none does."""
     pairs, fit, reason = list(pairs), [], ""
     for pair in pairs:
         try:
@@ -99,37 +86,30 @@ def aligned(pairs: Iterable[PromptPair], model) -> list[tuple[PromptPair, PairTo
 
 
 def tokenize(model, text: str, name: str = "text") -> Int[Tensor, "1 pos"]:
-    """Token ids with BOS once in front: the one rule for all helpers.
+    """Token ids with BOS once in front: the one rule for all helpers. (transformer_lens by itself
+    leaves BOS out for some models, such as Pythia.)
 
-    Said outright, since transformer_lens leaves BOS out for some models (Pythia).
-
-    Raises:
-        TypeError: not a string.
-        ValueError: nothing but white space, BOS written into the text, longer than the context.
-    """
-    expect_text(name, text)
+    TypeError where `text` is no string; ValueError for nothing but white space, BOS written into
+    the text, or more than fits the context."""
+    inputs.expect_text(name, text)
     tokens = model.to_tokens(text, prepend_bos=True, truncate=False)
-    if (tokens.shape[1] > 1 and tokens[0, 0] == tokens[0, 1]) or text.startswith(
-        model.tokenizer.bos_token or "\0"
-    ):
-        raise ValueError(
-            f"{name}: {text!r} starts with BOS, which is put in front anyway; leave it out"
-        )
+    twice = tokens.shape[1] > 1 and tokens[0, 0] == tokens[0, 1]
+    if twice or text.startswith(model.tokenizer.bos_token or "\0"):
+        why = "starts with BOS, which is put in front anyway; leave it out"
+        raise ValueError(f"{name}: {text!r} {why}")
     if tokens.shape[1] > model.cfg.n_ctx:  # transformer_lens would fail deep inside
-        raise ValueError(
-            f"{name}: {tokens.shape[1]} tokens, BOS included, do not fit this model's context of "
-            f"{model.cfg.n_ctx}; shorten the text"
-        )
+        limit = f"this model's context of {model.cfg.n_ctx}; shorten the text"
+        raise ValueError(f"{name}: {tokens.shape[1]} tokens, BOS included, do not fit {limit}")
     return tokens
 
 
 def _next_token(model, prompt: str, name: str, text: str) -> Int[Tensor, "1"]:
     """The id of `text` as the token that follows `prompt`."""
-    expect_text(name, text)
+    inputs.expect_text(name, text)
+    alone = tokenize(model, prompt)[0]
 
     def follows(word: str) -> Tensor | None:
         ids = model.to_tokens(word, prepend_bos=False, truncate=False)[0]
-        alone = tokenize(model, prompt)[0]
         joined = [tokenize(model, prompt + gap + word, name)[0] for gap in ("", " ")]
         right = len(ids) == 1 and any(torch.equal(torch.cat([alone, ids]), j) for j in joined)
         return ids if right else None
@@ -140,45 +120,33 @@ def _next_token(model, prompt: str, name: str, text: str) -> Int[Tensor, "1"]:
     if (ids := follows(text)) is not None and not glued:
         return ids
     ids = model.to_tokens(text, prepend_bos=False, truncate=False)
-    raise ValueError(
-        f"{name} {text!r}: its tokens {_shown(model, ids)} are not the one token of a word that "
-        f"follows {prompt!r}{hint}"
-    )
+    one = f"the one token of a word that follows {prompt!r}{hint}"
+    raise ValueError(f"{name} {text!r}: its tokens {_shown(model, ids)} are not {one}")
 
 
 def _shown(model, ids: Int[Tensor, "1 pos"]) -> str:
     return "|".join(model.tokenizer.batch_decode(ids[0][:, None]))
 
 
+def _pairs(form: str, facts: str) -> tuple[PromptPair, ...]:
+    """`facts`: "subject, answer / subject, answer" of each pair, between semicolons."""
+    sides = [re.split(", | / ", " ".join(pair.split())) for pair in facts.split(";")]
+    return tuple(PromptPair(form % x, form % y, f" {a}", f" {b}") for x, a, y, b in sides)
+
+
 # Under the tokenizers of tutorial-4l, GPT-2 and SmolLM2 the two sides of each pair have as many
 # tokens, and tutorial-4l knows every fact. The first pair is the lesson's own.
-CITY_PAIRS = tuple(
-    PromptPair(f"The {one} is in the city of", f"The {other} is in the city of", a, b)
-    for one, a, other, b in [
-        ("Eiffel Tower", " Paris", "Colosseum", " Rome"),
-        ("Louvre", " Paris", "Acropolis", " Athens"),
-        ("British Museum", " London", "Willis Tower", " Chicago"),
-        ("Brandenburg Gate", " Berlin", "Hofburg Palace", " Vienna"),
-        ("Moulin Rouge", " Paris", "Trevi Fountain", " Rome"),
-        ("Bolshoi Theatre", " Moscow", "Rialto Bridge", " Venice"),
-        ("Sistine Chapel", " Rome", "Prado Museum", " Madrid"),
-        ("Pantheon", " Rome", "Blue Mosque", " Istanbul"),
-        ("Willis Tower", " Chicago", "Louvre", " Paris"),
-        ("Acropolis", " Athens", "British Museum", " London"),
-        ("Trevi Fountain", " Rome", "Brandenburg Gate", " Berlin"),
-        ("Hofburg Palace", " Vienna", "Sistine Chapel", " Rome"),
-    ]
-)
-CAPITAL_PAIRS = tuple(
-    PromptPair(f"The capital of {one} is", f"The capital of {other} is", a, b)
-    for one, a, other, b in [
-        ("France", " Paris", "Italy", " Rome"),
-        ("Germany", " Berlin", "Hungary", " Budapest"),
-        ("Japan", " Tokyo", "China", " Beijing"),
-        ("Portugal", " Lisbon", "Greece", " Athens"),
-        ("Sweden", " Stockholm", "Norway", " Oslo"),
-        ("Poland", " Warsaw", "Austria", " Vienna"),
-        ("Russia", " Moscow", "Ireland", " Dublin"),
-        ("Canada", " Ottawa", "Cuba", " Havana"),
-    ]
-)
+CITIES = """
+Eiffel Tower, Paris / Colosseum, Rome;           Louvre, Paris / Acropolis, Athens;
+British Museum, London / Willis Tower, Chicago;  Brandenburg Gate, Berlin / Hofburg Palace, Vienna;
+Moulin Rouge, Paris / Trevi Fountain, Rome;      Bolshoi Theatre, Moscow / Rialto Bridge, Venice;
+Sistine Chapel, Rome / Prado Museum, Madrid;     Pantheon, Rome / Blue Mosque, Istanbul;
+Willis Tower, Chicago / Louvre, Paris;           Acropolis, Athens / British Museum, London;
+Trevi Fountain, Rome / Brandenburg Gate, Berlin; Hofburg Palace, Vienna / Sistine Chapel, Rome"""
+CAPITALS = """
+France, Paris / Italy, Rome;       Germany, Berlin / Hungary, Budapest;
+Japan, Tokyo / China, Beijing;     Portugal, Lisbon / Greece, Athens;
+Sweden, Stockholm / Norway, Oslo;  Poland, Warsaw / Austria, Vienna;
+Russia, Moscow / Ireland, Dublin;  Canada, Ottawa / Cuba, Havana"""
+CITY_PAIRS = _pairs("The %s is in the city of", CITIES)
+CAPITAL_PAIRS = _pairs("The capital of %s is", CAPITALS)

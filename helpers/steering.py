@@ -17,16 +17,13 @@ def steering_vector(
 ) -> Float[Tensor, "d_model"]:
     """Mean `resid_post` of the positive prompts minus that of the negative ones.
 
-    Each prompt counts once: the mean over its positions first, BOS left out (its stream is an
-    outlier and the same in every prompt), then over prompts.
-
-    One prompt or several a side, best as pairs that differ in one thing. The vector is in the units
-    of the residual stream: compare its norm with the stream's. TypeError or ValueError for no
-    prompt, one that `helpers.prompts.tokenize` refuses, a layer out of range, a vector of zero.
-
+    One prompt or several a side, best as pairs that differ in one thing. Each counts once: the mean
+    over its positions first, BOS left out (its stream is an outlier and the same in every prompt),
+    then over prompts. In the units of the residual stream: compare its norm with the stream's.
+    TypeError or ValueError for no prompt, one that `tokenize` refuses, a layer out of range, or
+    where the two sides do not differ.
     Source: Turner et al. 2023 (arXiv 2308.10248), who keep a difference for each position; averaged
-    over pairs, Rimsky et al. 2023 (arXiv 2312.06681).
-    """
+    over pairs, Rimsky et al. 2023 (arXiv 2312.06681)."""
     inputs.expect_index("layer", layer, model.cfg.n_layers, "layers")
     name = f"blocks.{layer}.hook_resid_post"
 
@@ -49,20 +46,13 @@ def steering_vector(
 
 
 @contextmanager
-def steer(
-    model, vector: Float[Tensor, "d_model"], layer: int, coefficient: float
-) -> Iterator[None]:
+def steer(model, vector: Float[Tensor, "d_model"], layer: int, coefficient: float) -> Iterator:
     """Within the `with`, coefficient * vector is added to `resid_post` at every position.
 
-    Works around a plain call and around `model.generate`, with its key-value cache or without. The
-    hook is gone afterwards, also after an exception.
-
-    Coefficient 0 changes nothing, a negative one steers the other way. TypeError or ValueError for
-    a vector of another width, NaN or infinity, a layer out of range; RuntimeError where the model
-    did not run within the `with`, so that nothing was steered.
-
-    Source: Turner et al. 2023 (arXiv 2308.10248).
-    """
+    Works around a plain call and `model.generate`; the hook is gone afterwards, also after an
+    exception. A negative coefficient steers the other way. TypeError or ValueError for a vector of
+    another width, NaN or infinity, a layer out of range; RuntimeError where the model did not run.
+    Source: Turner et al. 2023 (arXiv 2308.10248)."""
     inputs.expect_local(model)
     inputs.expect_index("layer", layer, model.cfg.n_layers, "layers")
     inputs.expect_axes("vector", vector, "d_model", d_model=model.cfg.d_model)

@@ -3,10 +3,9 @@
 Every cell of a grid is one patched run. Two engines give the metric of each:
 
 - `hooks`: all runs side by side as rows of one batch, patched by hooks; right on every model;
-- `sparse`: only the states that a patch has changed, by the model's own norms, MLPs and
-  unembedding, and by `architecture.query_key_value`; for the blocks that are known there, as long
-  as no hook, adapter or replaced part is in place. An order of magnitude less to compute.
-"""
+- `sparse`: only the states that a patch has changed, by the model's own modules and
+  `architecture.query_key_value`; for the blocks that are known there, as long as no hook, adapter
+  or replaced part is in place. An order of magnitude less to compute."""
 
 from typing import NamedTuple
 
@@ -24,3 +23,7 @@ class Cell(NamedTuple):
     layer: int
     site: str  # the hook's name within its block
     index: tuple  # into one row of the activation, [pos, ...]
+
+    @property
+    def name(self) -> str:
+        return f"blocks.{self.layer}.{self.site}"

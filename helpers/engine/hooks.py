@@ -1,9 +1,10 @@
 """The engine for every model: each cell is a row of one batch, patched by a hook on its layer.
 
-All rows run from the first layer to the last, whatever a layer computes; so nothing has to be known
-of it. (A batch that grows at the patched layer computes less, but fails where attention keeps
-something of the input's batch size, as ALiBi's bias in BLOOM or the flattened MLP of OPT.)
-"""
+All rows run from the first layer to the last, so nothing has to be known of a layer. (A batch that
+grows at the patched layer computes less, but fails where attention keeps something of the input's
+batch size, as ALiBi's bias in BLOOM or the flattened MLP of OPT.)"""
+
+from functools import partial
 
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -15,30 +16,20 @@ from helpers.metrics import LastToken, Metric
 def measure(
     model, tokens: Int[Tensor, "1 pos"], clean_cache, cells: list[Cell], metric: Metric
 ) -> Float[Tensor, "cells"]:
-    """The metric of each cell's run.
-
-    Raises:
-        RuntimeError: a hook did not run, so that a patch was not applied.
-    """
-    by_place: dict[tuple[int, str], list[int]] = {}
+    """The metric of each cell's run; RuntimeError where a hook did not run."""
+    by_name: dict[str, list[int]] = {}
     for row, cell in enumerate(cells):
-        by_place.setdefault((cell.layer, cell.site), []).append(row)
+        by_name.setdefault(cell.name, []).append(row)
     applied = []
 
-    def patching(rows: list[int], clean: Float[Tensor, "pos *width"]):
-        def patch(activation, hook):  # (row, pos, …)
-            activation = activation.clone()
-            for row in rows:
-                activation[row][cells[row].index] = clean[cells[row].index]
-            applied.extend(rows)
-            return activation
+    def patch(name: str, activation, hook):  # (row, pos, …)
+        activation, clean = activation.clone(), clean_cache[name][0]
+        for row in by_name[name]:
+            activation[row][cells[row].index] = clean[cells[row].index]
+            applied.append(row)
+        return activation
 
-        return patch
-
-    fwd_hooks = []
-    for (layer, site), rows in by_place.items():
-        name = f"blocks.{layer}.{site}"
-        fwd_hooks.append((name, patching(rows, clean_cache[name][0])))
+    fwd_hooks = [(name, partial(patch, name)) for name in by_name]  # hook.name may be an alias
     if isinstance(metric, LastToken):
         fwd_hooks.append(("unembed.hook_in", lambda stream, hook: stream[:, -1:]))
     logits = model.run_with_hooks(tokens.expand(len(cells), -1), fwd_hooks=fwd_hooks)
@@ -47,8 +38,8 @@ def measure(
     return metric(logits)
 
 
-def bytes_a_cell(model, positions: int) -> int:
-    """About what one more cell adds to the peak of a pass."""
+def bytes_a_cell(model, positions: int, metric: Metric) -> int:
+    """About what one more cell adds to the peak of a pass, at most, whatever the metric reads."""
     c = model.cfg
     states = 32 * c.d_model + 8 * (c.d_mlp or 0) + 16 * c.n_heads * positions + 3 * c.d_vocab
     return positions * states * c.dtype.itemsize

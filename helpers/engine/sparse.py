@@ -1,9 +1,9 @@
 """The engine for known blocks: compute only the states that a patch has changed.
 
 A *state* is what the residual stream holds at one position of one run. In the run of one cell most
-states are those of the corrupted run: all of them before the patched layer, and after it all at
-earlier positions, since attention looks back only. The others are *live*, and nothing else is
-computed. For a patch of position 2 entering layer 1:
+are those of the corrupted run: all before the patched layer, and after it all at earlier positions,
+since attention looks back only. Only the others, *live* ones, are computed. For a patch of position
+2 entering layer 1:
 
     position         0  1  2  3  4
     entering 0       .  .  .  .  .
@@ -11,11 +11,10 @@ computed. For a patch of position 2 entering layer 1:
     entering 2       .  .  x  x  x    attention has carried it to every later position
     at the output    .  .  .  .  x    a LastToken metric reads only here
 
-The live states of all runs are the rows of one matrix, and a table says which row holds which
-state; where a state is not live the table points to the corrupted run's row. Norm, MLP and
-unembedding work on one position at a time, so the model's own modules take rows as they are; only
-attention mixes positions, and for it each run is put together by the table.
-"""
+The live states of all runs are the rows of one matrix; a table says which row holds which state,
+and points to the corrupted run's row where one is not live. Norm, MLP and unembedding act on one
+position at a time, so the model's own modules take rows as they are; only attention mixes
+positions, and for it each run is put together by the table."""
 
 from dataclasses import dataclass
 
@@ -27,7 +26,7 @@ from torch.nn import functional as F
 from transformer_lens.model_bridge import TransformerBridge
 
 from helpers import architecture
-from helpers.architecture import Unsupported, parallel, plain, query_key_value
+from helpers.architecture import plain
 from helpers.engine import ATTENTION, HEADS, MLP, RESIDUAL, Cell
 from helpers.metrics import LastToken, Metric
 
@@ -36,26 +35,18 @@ ROWS = 2048  # that an MLP takes at a time; its hidden states are the widest of 
 
 @dataclass
 class Live:
-    """The states of all runs: `stream[table[r, p]]` is that of run r at position p.
-
-    Run 0 is the corrupted one and has the first rows; run r > 0 is that of the r-th cell to come.
-    """
+    """The states of all runs: `stream[table[r, p]]` is that of run r at position p. Run 0, the
+    corrupted one, has the first rows; run r > 0 is that of the r-th cell to come."""
 
     stream: Float[Tensor, "rows d_model"]
     table: Int[np.ndarray, "runs pos"]
     at: Int[np.ndarray, "rows"]  # the position of each row
 
     def join(
-        self,
-        activation: Float[Tensor, "rows width"],
-        mask: Bool[np.ndarray, "cells pos width"],
-        clean: Float[Tensor, "pos width"],
+        self, activation: Tensor, mask: Bool[np.ndarray, "cells pos width"], clean: Tensor
     ) -> Float[Tensor, "more_rows width"]:
-        """Add the runs that are patched here, and return `activation` with their rows.
-
-        A new run has rows only where its patch reaches; there it has the patched activation, and
-        the stream is still the corrupted run's.
-        """
+        """Add the runs that are patched here, and return `activation [rows, width]` with their rows
+        from `clean [pos, width]`: a new run has rows only where its patch reaches."""
         kept = self.table.shape[1]  # all positions, or in the end the last alone
         mask, clean = mask[:, -kept:], clean[-kept:]
         run, position = mask.any(-1).nonzero()
@@ -86,16 +77,13 @@ class Live:
 
 
 def supports(model, positions: int) -> bool:
-    """Whether `measure` computes what this model does: a known block in full or double precision,
-    on one device, and nobody's hook that a run of its own would have to call."""
-    if not isinstance(model, TransformerBridge) or model.training:
-        return False
-    try:
-        architecture.expect_known(model)
-    except Unsupported:
-        return False
+    """Whether `measure` computes what this model does: a known block, in float32 or float64, on one
+    device, without a hook of somebody else's."""
     return (
-        model.cfg.dtype in (torch.float32, torch.float64)
+        isinstance(model, TransformerBridge)
+        and not model.training
+        and architecture.unknown(model) is None
+        and model.cfg.dtype in (torch.float32, torch.float64)
         and architecture.sees_all(model, positions)
         and not getattr(model.original_model, "hf_device_map", None)  # spread over devices
         and type(plain(model.unembed)) is torch.nn.Linear
@@ -108,9 +96,9 @@ def measure(
     model, tokens: Int[Tensor, "1 pos"], clean_cache, cells: list[Cell], metric: Metric
 ) -> Float[Tensor, "cells"]:
     """The metric of each cell's run. The cells come sorted by layer and, within one, as `SITES`."""
-    at_site: dict[tuple[int, str], list[Cell]] = {}
+    by_name: dict[str, list[Cell]] = {}
     for cell in cells:
-        at_site.setdefault((cell.layer, cell.site), []).append(cell)
+        by_name.setdefault(cell.name, []).append(cell)
     positions = np.arange(tokens.shape[1])
     stream = plain(model.embed)(tokens[0])
     if hasattr(model, "pos_embed"):
@@ -118,10 +106,10 @@ def measure(
     live = Live(stream, positions[None], positions)
 
     def patched(activation: Tensor, layer: int, site: str) -> Tensor:
-        here = at_site.get((layer, site))
-        if here is None:
+        name = f"blocks.{layer}.{site}"
+        if (here := by_name.get(name)) is None:
             return activation
-        clean = clean_cache[f"blocks.{layer}.{site}"][0]  # (pos, d_model) or (pos, head, d_head)
+        clean = clean_cache[name][0]  # (pos, d_model) or (pos, head, d_head)
         mask = np.zeros((len(here), *clean.shape), dtype=bool)
         for row, cell in zip(mask, here, strict=True):
             row[cell.index] = True
@@ -134,22 +122,19 @@ def measure(
         out = plain(block.attn.o)(patched(live.spread(z), layer, HEADS))
         out = patched(out, layer, ATTENTION)
         entered, live.stream = live.stream, live.stream + out
-        x = plain(block.ln2)(entered if parallel(model) else live.stream)
+        x = plain(block.ln2)(entered if architecture.parallel(model) else live.stream)
         out = patched(torch.cat([plain(block.mlp)(rows) for rows in x.split(ROWS)]), layer, MLP)
         live.stream = live.stream + out
     return read(model, live, metric)
 
 
-def attention(
-    model, layer: int, live: Live, last_only: bool
-) -> Float[Tensor, "runs queries width"]:
+def attention(model, layer: int, live: Live, last_only: bool) -> Float[Tensor, "run query width"]:
     """Each run's `z`, heads side by side: at every position, or at the last alone.
 
-    Queries, keys and values are computed once a row. The table then hands each run its own rows,
-    and the corrupted run's for the rest.
-    """
+    Queries, keys and values are computed once a row; the table hands them to the runs."""
     at = torch.from_numpy(live.at).to(live.stream.device)
-    heads = query_key_value(model, layer, live.stream[None], at)  # (1, head, row, d_head) each
+    # (1, head, row, d_head) each:
+    heads = architecture.query_key_value(model, layer, live.stream[None], at)
     q, k, v = (each[0].transpose(0, 1).flatten(1) for each in heads)  # (row, head * d_head)
     asked = live.table[:, -1:] if last_only else live.table
     q, k, v = (
@@ -172,9 +157,7 @@ def read(model, live: Live, metric: Metric) -> Float[Tensor, "cells"]:
     return metric.function(F.linear(last, unembed.weight[metric.tokens], bias))
 
 
-def take(
-    rows: Float[Tensor, "rows width"], index: Int[np.ndarray, "*axes"]
-) -> Float[Tensor, "*axes width"]:
+def take(rows: Tensor, index: Int[np.ndarray, "*axes"]) -> Float[Tensor, "*axes width"]:
     """`rows[index]`; an embedding look-up is the fastest way to it on a CPU."""
     return F.embedding(torch.from_numpy(index).to(rows.device), rows)
 
@@ -187,16 +170,13 @@ def bytes_a_cell(model, positions: int, metric: Metric) -> int:
 
 
 def _hooked(model) -> bool:
-    """Whether a hook is in place, one of transformer_lens or one of torch on a layer within.
-
-    Those that transformers and transformer_lens put there themselves only look.
-    """
+    """Whether a hook is in place, one of transformer_lens or one of torch on a layer within (those
+    that the libraries put there themselves only look)."""
     if any(point.fwd_hooks or point.bwd_hooks for point in model.hook_points()):
         return True
     own = ("transformers.", "transformer_lens.")
     return any(
         not str(hook.__module__).startswith(own)
-        for module in model.original_model.modules()
-        if module._forward_hooks or module._forward_pre_hooks  # torch has no public way to ask
+        for module in model.original_model.modules()  # torch has no public way to ask
         for hook in (*module._forward_hooks.values(), *module._forward_pre_hooks.values())
     )

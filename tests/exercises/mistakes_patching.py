@@ -486,7 +486,7 @@ MISTAKES = {
             swapped(
                 INTEGRATED,
                 "lambda stream, hook: points",
-                "lambda stream, hook: stream + 0 * points",
+                "lambda stream, hook: stream + points - points.detach()",
             ),
             "the hook must put `points`",
         ),

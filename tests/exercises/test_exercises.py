@@ -119,14 +119,23 @@ def test_the_notebooks_own_solution_passes(prepared, name, number):
     assert status == checks.SOLVED, shown
 
 
-def mistakes():
+def answers(table: str, quick: int):
+    """The answers of a table, for every exercise; all but the first few of each are slow tests."""
     for name, number in EXERCISES:
         module = import_module(f"mistakes_{TOPICS[name]}")
-        for i, (code, words) in enumerate(module.MISTAKES[heading(name, number)[0]]):
-            yield pytest.param(name, number, code, words, id=f"{name[:2]}-{number}-{i}")
+        for i, answer in enumerate(getattr(module, table)[heading(name, number)[0]]):
+            marks = () if i < quick else pytest.mark.slow
+            values = (answer,) if isinstance(answer, str) else answer
+            yield pytest.param(name, number, *values, id=f"{name[:2]}-{number}-{i}", marks=marks)
 
 
-@pytest.mark.parametrize(("name", "number", "code", "words"), list(mistakes()))
+@pytest.mark.parametrize(("name", "number", "code"), list(answers("RIGHT", quick=1)))
+def test_a_right_answer_of_another_form_passes(prepared, name, number, code):
+    status, shown = attempt(prepared(name), name, number, code)
+    assert status == checks.SOLVED, shown
+
+
+@pytest.mark.parametrize(("name", "number", "code", "words"), list(answers("MISTAKES", quick=3)))
 def test_a_wrong_answer_is_told_what_is_wrong(prepared, name, number, code, words):
     status, shown = attempt(prepared(name), name, number, code)
     assert status == checks.WRONG, shown
@@ -136,7 +145,10 @@ def test_a_wrong_answer_is_told_what_is_wrong(prepared, name, number, code, word
 @pytest.mark.parametrize("name", [n for n in TOPICS if ids(n)])
 def test_each_exercise_has_mistakes_of_its_own(name):
     module = import_module(f"mistakes_{TOPICS[name]}")
-    assert set(module.MISTAKES) == {heading(name, number)[0] for number in ids(name)}
+    numbers = {heading(name, number)[0] for number in ids(name)}
+    assert set(module.MISTAKES) == set(module.RIGHT) == numbers
+    for table in (module.RIGHT, module.MISTAKES):
+        assert min(map(len, table.values())) >= 8
     for wrong in module.MISTAKES.values():
         assert len({words for _, words in wrong}) >= 2
 

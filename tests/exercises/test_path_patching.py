@@ -1,0 +1,50 @@
+"""What notebook 2 says of the library's path patching: the same by values, and where it refuses."""
+
+import re
+
+import pytest
+import torch
+from books import NAMES, sources
+from transformer_lens.patching import get_act_patch_direct_path
+
+from exercises import patching as check
+from helpers.architecture import query_key_value
+from helpers.models import load_model
+
+
+@pytest.fixture(scope="module")
+def by_hand():
+    """The solution of exercise 2.5, from the notebook."""
+    text, space = sources(NAMES[1], "markdown")["ex-5"], {"query_key_value": query_key_value}
+    exec(re.search(r"```python\n(.*?)```", text, re.S)[1], space)
+    return space["path_patched"]
+
+
+def runs(net):
+    t = check._random_pair(net)
+    return t, *(net.run_with_cache(tokens)[1] for tokens in (t.clean, t.corrupted))
+
+
+def library(net, t, clean, corrupted, sender, part):
+    args = net, t.corrupted, clean, corrupted, lambda logits: t.logit_diff(logits).sum()
+    return get_act_patch_direct_path(*args, *sender, part, verbose=False)
+
+
+@torch.no_grad()
+def test_a_path_by_values_is_the_librarys(by_hand):
+    net, sender = load_model("tutorial-4l", device="cpu"), (1, 2)
+    t, clean, corrupted = runs(net)
+    theirs = library(net, t, clean, corrupted, sender, "v")
+    assert (theirs[2:] - t.logit_diff(net(t.corrupted))).abs().max() > 0.01  # it does something
+    for receiver in ((2, 0), (3, 3)):
+        ours = by_hand(net, t.corrupted, clean, corrupted, sender, receiver)
+        assert t.logit_diff(ours).item() == pytest.approx(theirs[receiver].item(), abs=1e-3)
+
+
+@torch.no_grad()
+def test_the_library_refuses_keys_and_values_that_heads_share():
+    net = check._tiny(load_model("tutorial-4l", device="cpu").tokenizer)
+    for part in "kv":
+        with pytest.raises(ValueError, match="n_key_value_heads=2"):
+            library(net, *runs(net), (0, 1), part)
+    assert library(net, *runs(net), (0, 1), "q")[1:].isfinite().all()
