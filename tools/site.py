@@ -7,6 +7,7 @@ are put beside the pages once, and each figure is a call of them.
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -28,6 +29,8 @@ LINKS = {  # of the notebooks, to where the pages stand
     "../README.md": "../../index.md",
     **{f"../docs/{page}": f"../../{page}" for page in PAGES},
 }
+VIEW = r"<script>(if \(window\.CircuitsVis\).*?)</script>"
+WHEN_LOADED = r'<script>addEventListener("load", () => {\1})</script>'
 FIGURE = "application/vnd.plotly.v1+json"
 
 
@@ -57,6 +60,8 @@ def page(notebook: nbformat.NotebookNode, name: str, model: str) -> nbformat.Not
                 data["text/html"] = figure(data.pop(FIGURE))
             if "window.CircuitsVis = CircuitsVis" in data.get("text/html", ""):
                 data["text/html"] = ""  # the program itself, which stands beside the pages
+            elif "text/html" in data:  # the programs come last on a page
+                data["text/html"] = re.sub(VIEW, WHEN_LOADED, data["text/html"], flags=re.S)
     other = next(each for each in MODELS if each != model)
     repo, tag = repository()
     switch = (
@@ -77,7 +82,8 @@ def figure(spec: dict) -> str:
     arguments = [json.dumps(spec[key]).replace("<", "\\u003c") for key in ("data", "layout")]
     return (
         f'<div id="{place}" style="height: {height}px"></div>'
-        f"<script>Plotly.newPlot({place!r}, {', '.join(arguments)}, {{responsive: true}})</script>"
+        '<script>addEventListener("load", () => '
+        f"Plotly.newPlot({place!r}, {', '.join(arguments)}, {{responsive: true}}))</script>"
     )
 
 
