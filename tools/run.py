@@ -84,6 +84,9 @@ def execute(
     except DeadKernelError:
         error = "the kernel died; is there enough memory?"
     took = time.perf_counter() - start
+    for cell in notebook.cells:
+        if "outputs" in cell:  # a progress bar, which a reader's page wipes away by itself
+            cell.outputs = [o for o in cell.outputs if "\r" not in o.get("text", "")]
     unfinished = out.with_suffix(f".{os.getpid()}.tmp")  # renamed when whole, never half-written
     try:
         nbformat.write(notebook, unfinished)

@@ -13,6 +13,7 @@ import pytest
 from books import NAMES
 from test_browser import browser, page, playwright, pytestmark, sizes  # noqa: F401
 
+MODELS = ["smollm2-135m", "tutorial-4l"]
 HTML = Path(__file__).parents[2] / "build" / "site" / "html"
 PAGES = sorted(HTML.rglob("*.html"))
 if not PAGES:
@@ -34,13 +35,13 @@ def site():
 
 def test_the_six_and_their_companions_are_there():
     there = {path.relative_to(HTML).as_posix() for path in PAGES}
-    wanted = {f"notebooks/{name}.html" for name in NAMES}
+    wanted = {f"notebooks/{model}/{name}.html" for name in NAMES for model in MODELS}
     assert wanted | {"index.html", "glossary.html", "migration.html", "search.html"} <= there
 
 
 @pytest.mark.parametrize("path", PAGES, ids=lambda p: p.stem)
 def test_a_page_is_small_and_its_links_are_alive(path):
-    assert path.stat().st_size < 8_000_000
+    assert path.stat().st_size < 2_500_000
     text = re.sub(r"<script.*?</script>", "", path.read_text("utf-8"), flags=re.S)
     for target in re.findall(r'(?:href|src)="([^"]+)"', text):
         if re.match(r"(https?|mailto|data):", target):
@@ -52,9 +53,10 @@ def test_a_page_is_small_and_its_links_are_alive(path):
             assert f'id="{anchor}"' in there.read_text("utf-8"), target
 
 
+@pytest.mark.parametrize("model", MODELS)
 @pytest.mark.parametrize("name", NAMES)
-def test_figures_are_drawn_with_no_network(site, page, name):  # noqa: F811
-    page.goto(f"{site}/notebooks/{name}.html", wait_until="load")
+def test_figures_are_drawn_with_no_network(site, page, name, model):  # noqa: F811
+    page.goto(f"{site}/notebooks/{model}/{name}.html", wait_until="load")
     page.wait_for_timeout(2500)
     figures = sizes(page, ".js-plotly-plot .main-svg:first-of-type")
     assert len(figures) >= 3
