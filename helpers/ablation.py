@@ -6,6 +6,7 @@ from contextlib import contextmanager
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+from tqdm import tqdm
 from transformer_lens import ActivationCache
 
 from helpers import inputs
@@ -69,7 +70,7 @@ def ablate_each(
         return replace(z, hook.layer(), [(head, head) for head in heads])
 
     effects = []
-    for layer in range(model.cfg.n_layers):
+    for layer in tqdm(range(model.cfg.n_layers), unit="layer", delay=2, leave=False):
         hooks = [(f"blocks.{layer}.{HEADS}", hook_function)]
         effects.append(metric(model.run_with_hooks(tokens.expand(len(heads), -1), fwd_hooks=hooks)))
     return torch.stack(effects)
