@@ -108,7 +108,7 @@ def expect_activation(cache, name: str, model, **sizes: int) -> Tensor:
     if getattr(cache, "has_batch_dim", True) is False:
         raise ValueError("cache: made with remove_batch_dim=True; run run_with_cache without that")
     value, c = cache[name], model.cfg
-    width = {"hook_z": (c.n_heads, c.d_head), "hook_post": (c.d_mlp,)}
+    width = {"hook_z": (c.n_heads, c.d_head), "hook_post": (None,)}  # OPT: not cfg.d_mlp
     width = width.get(name.split(".")[-1], (c.d_model,))
     shape, expected = tuple(value.shape), (sizes.get("batch"), sizes.get("pos"), *width)
     asked = tuple(got if size is None else size for got, size in zip(shape, expected, strict=False))
