@@ -75,8 +75,10 @@ def attribute_neurons(
         why = f"a mixture of {experts} experts" if experts else f"has no {name}"
         raise Unsupported(f"{model.cfg.architecture}: {why}, so no one row of neurons writes")
     read, _ = _reader(model, cache, answer, distractor)
-    active = _at_end(cache, name, model)  # (batch, d_mlp)
-    neurons = read(torch.einsum("bm,md->mbd", active, model.W_out[layer]))
+    active, rows = _at_end(cache, name, model), model.W_out[layer]  # (batch, d_mlp), (d_mlp, …)
+    if active.shape[-1] != len(rows):
+        raise ValueError(f"cache: {name} has {active.shape[-1]} neurons, this model {len(rows)}")
+    neurons = read(torch.einsum("bm,md->mbd", active, rows))
     bias = read(architecture.mlp_bias(model)[layer][None])
     _expect_sum(model, [*neurons, bias], read(_at_end(cache, out, model)), out)
     return neurons
