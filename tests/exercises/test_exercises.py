@@ -84,12 +84,13 @@ def solution(name: str, number: str) -> str:
 
 
 def defined(source: str) -> set[str]:
+    """The functions and variables that a cell defines at its top level."""
     names = set()
     for node in ast.parse(source).body:
         if isinstance(node, ast.FunctionDef):
             names.add(node.name)
         if isinstance(node, ast.Assign):
-            names |= {target.id for target in node.targets}
+            names |= {n.id for t in node.targets for n in ast.walk(t) if isinstance(n, ast.Name)}
     return names
 
 
