@@ -1,6 +1,7 @@
 # Every target is one or two commands; README.md gives the same for a machine without make.
 PYTHON ?= python3
 PY := .venv/bin/python
+PYTEST := $(PY) -m pytest -n 2 --dist loadfile  # two processes, a file of tests in one of them
 export TUTORIAL_MODEL
 
 .PHONY: run findings test lab check bench train real preflight bundle links site lock
@@ -16,14 +17,15 @@ findings: .venv/installed
 
 # What is quick; `make check` runs the slow tests too.
 test: .venv/installed
-	$(PY) -m pytest -m "not slow"
+	$(PYTEST) -m "not slow"
 
 lab: .venv/installed
 	$(PY) -m jupyterlab notebooks
 
+# The slow tests execute the notebooks, each cell twice, so nbmake need not.
 check: .venv/installed
 	$(PY) -m ruff check && $(PY) -m ruff format --check
-	$(PY) -m pytest
+	$(PYTEST) tests
 
 # Takes about a quarter of an hour; the peers are installed into build/ the first time.
 bench: .venv/installed

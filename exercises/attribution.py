@@ -1,23 +1,48 @@
 """Checks of notebook 3's exercises."""
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from functools import cache as once
+from collections.abc import Callable
 from itertools import combinations
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn.functional import layer_norm
-from transformer_lens.model_bridge import TransformerBridge
-from transformers import LlamaConfig, LlamaForCausalLM
 
-from exercises.grading import Unsolved, Wrong, answer, compare, exercise, expect, value
+from exercises import toy
+from exercises.grading import (
+    Wrong,
+    answer,
+    compare,
+    exercise,
+    expect,
+    second_model,
+    step,
+    unchanged,
+    value,
+)
 from helpers.ablation import ablate
 from helpers.architecture import centre, scale
-from helpers.hub import quiet
 from helpers.metrics import LastToken, logit_diff
 from helpers.patching import patch_heads
+from helpers.prompts import CITY_PAIRS, aligned
+
+Given = tuple[Int[Tensor, "batch pos"], Int[Tensor, "batch"], Int[Tensor, "batch"]]
+
+
+def landmarks(model) -> Given:
+    """Prompts about two landmarks, each one's own city, and the other's."""
+    _, ids = aligned(CITY_PAIRS, model)[-1]
+    cities = torch.cat([ids.answer, ids.distractor])
+    return torch.cat([ids.clean, ids.corrupted]), cities, cities.flip(0)
+
+
+def names(model) -> Given:
+    """Four stories about two people, who gets the thing, and who gives it."""
+    story = "When {0} and {1} went to the park, {1} gave a ring to"
+    people = [("Helen", "Frank"), ("Frank", "Helen"), ("George", "Linda"), ("Linda", "George")]
+    tokens = torch.cat([model.to_tokens(story.format(*two)) for two in people])
+    ids = torch.tensor([[model.to_single_token(f" {name}") for name in two] for two in people])
+    return tokens, *ids.T.to(tokens.device)
 
 
 @exercise("3.1", "Nothing left over")
@@ -32,36 +57,37 @@ def split_all(attempt) -> None:
         final = (stream.var(unbiased=False) + 1e-5).sqrt()[None]
         along, bias = W_U[:, one] - W_U[:, two], (b_U[one] - b_U[two])[None]
         centred = written - written.mean(-1, keepdim=True)
-        parts = centred / final @ along
-        right = torch.cat([parts, bias])
+        parts, own = centred / final @ along, written.std(-1, correction=0, keepdim=True)
+
+        def split(parts, last=bias):
+            return torch.cat([parts, last])
+
+        right = split(parts)
         logits = layer_norm(stream, (8,)) @ W_U + b_U
         assert torch.allclose(right.sum(), logits[one] - logits[two], atol=1e-4)  # second route
-
-        own = centred / (written.var(-1, unbiased=False, keepdim=True) + 1e-5).sqrt() @ along
-        one_word = torch.cat([centred / final @ W_U[:, one], b_U[[one]]])
         mistakes = {
             "Four components wrote, but five numbers are wanted: the last is what b_U adds.": parts,
-            "The scale is forgotten: every component is divided by it.": torch.cat(
-                [centred @ along, bias]
+            "The scale is forgotten: every component is divided by it.": split(centred @ along),
+            "Not centred: subtract each component's mean over d_model before the dot product.": (
+                split(written / final @ along)
             ),
-            "Not centred: subtract each component's mean over d_model before the dot "
-            "product.": torch.cat([written / final @ along, bias]),
-            "Neither centred nor divided by the scale: this is the quick way of Part 1.": torch.cat(
-                [written @ along, bias]
+            "Neither centred nor divided by the scale: this is the quick way of Part 1.": (
+                split(written @ along)
             ),
-            "b_U is divided by the scale; it is added after the division.": torch.cat(
-                [parts, bias / final]
+            "b_U is divided by the scale; it is added after the division.": (
+                split(parts, bias / final)
             ),
-            "b_U counts as a difference too: the answer's minus the contrast's.": torch.cat(
-                [parts, b_U[[one]]]
+            "b_U counts as a difference too: the answer's minus the contrast's.": (
+                split(parts, b_U[[one]])
             ),
-            "The contrast is missing.": one_word,
+            "The contrast is missing.": split(centred / final @ W_U[:, one], b_U[[one]]),
             "Swapped: answer minus contrast.": -right,
-            "Each component has a scale of its own here; divide all by the one final "
-            "`scale`.": torch.cat([own, bias]),
-            "b_U is left out: the last number is what it adds.": torch.cat([parts, 0 * bias]),
-            "b_U is shared out among the components; it is a number of its own.": torch.cat(
-                [parts + bias / len(parts), 0 * bias]
+            "Each component has a scale of its own here; divide all by the one final `scale`.": (
+                split(centred / own @ along)
+            ),
+            "b_U is left out: the last number is what it adds.": split(parts, 0 * bias),
+            "b_U is shared out among the components; it is a number of its own.": (
+                split(parts + bias / len(parts), 0 * bias)
             ),
         }
         compare(answer(attempt, written, final, W_U, b_U, one, two), right, mistakes)
@@ -69,46 +95,46 @@ def split_all(attempt) -> None:
 
 @exercise("3.2", "Find the head that attribution cannot see")
 def unseen_head(attempt, model, tokens, right, contrast) -> None:
-    """Second route: a grid of patches whose source has zeros before the last position."""
-    for each in (model, second_model(model)):
-        if each is not model:
-            tokens, right, contrast = _telling(each)
-        with unchanged(each, tokens):
-            found = _head(answer(attempt, each, tokens, right, contrast), each)
-        lost = _lost(each, tokens, right, contrast, slice(0, -1))
+    """Second route: patches whose source has zeros before the last position. And a toy model, where
+    the head that notes at the giver's second mention that the name was said before is needed."""
+    network = toy.name_mover_network()
+    known = network, *toy.name_prompts()
+    assert _place(_lost(*known, slice(0, -1)).argmax(), network) == toy.REPEATED
+    for where, each, *given in (
+        ("", model, tokens, right, contrast),
+        (" (of a toy model, made on the spot)", *known),
+    ):
+        with unchanged(each, given[0]):
+            found = _head(answer(attempt, each, *given), each)
+        lost = _lost(each, *given, slice(0, -1))
+        place = f"Head {found[0]}.{found[1]}{where} "
+        raises = "is one whose ablation *raises* the difference: a loss is before minus after."
+        expect(lost[found] >= 0, place + raises)
         best = lost.max().item()
-        if best - lost[found].item() <= 0.02 * abs(best):
+        if best - lost[found].item() <= 0.02 * best:
             continue
-        layer, head = found
-        where = "" if each is model else " (of a model made on the spot)"
-        place = f"Head {layer}.{head}{where} "
-        expect(
-            found != _place(lost.argmin(), each),
-            place + "is the one whose ablation *raises* the difference: a loss is before minus "
-            "after.",
-        )
         for positions in (slice(-1, None), slice(None)):
-            elsewhere = _lost(each, tokens, right, contrast, positions)
             expect(
-                found != _place(elsewhere.argmax(), each),
+                found != _place(_lost(each, *given, positions).argmax(), each),
                 place + "costs most when the last position is ablated, alone or with the others. "
                 "Attribution reads there; leave it as it was.",
             )
-        expect(
-            False,
-            place + f"costs {lost[found]:.2f} nats when ablated before the last position; another "
-            "costs more. Is it averaged over all prompts?",
-        )
+        costs = f"costs {lost[found]:.2f} nats when ablated before the last position"
+        expect(False, f"{place}{costs}; another costs more. Is it averaged over all prompts?")
 
 
 @exercise("3.3", "The mover, its opponent, and their source")
 def movers(find_heads, by_position, by_place, model, tokens, right, giver) -> None:
-    """Heads, positions and places, each on the model and on a random one with shared values."""
-    models = (model, second_model(model))
-    for each in models:
-        effects = _effects(each, tokens, right, giver)  # (batch, layer, head)
-        best = _ends(effects.mean(0), each)
-        one_word = _effects(each, tokens, right, None).mean(0)
+    """Heads, positions and places: on the model, on a random one with shared values, and on a toy
+    model whose name mover and negative name mover are known."""
+    given = tokens, right, giver
+    network = toy.name_mover_network()
+    cases = [(model, given), (second_model(model), given), (network, toy.name_prompts())]
+    ends = [_ends(_effects(each, *words).mean(0), each) for each, words in cases]
+    assert ends[-1] == [toy.NAME_MOVER, toy.NEGATIVE]
+    for (each, words), best in zip(cases, ends, strict=True):
+        effects = _effects(each, *words)  # (batch, layer, head)
+        one_word = _effects(each, *words[:2], None).mean(0)
         mistakes = {
             "the two are swapped: most for the name first.": best[::-1],
             "the giver is missing: take the name's logit minus the giver's.": _ends(one_word, each),
@@ -118,39 +144,37 @@ def movers(find_heads, by_position, by_place, model, tokens, right, giver) -> No
                 _place(effects.mean(0).abs().argmin(), each),
             ],
         }
-        with _step(1):
-            with unchanged(each, tokens):
-                got = answer(find_heads, each, tokens, right, giver)
+        with step(1):
+            with unchanged(each, words[0]):
+                got = answer(find_heads, each, *words)
             pair = isinstance(got, tuple | list | Tensor) and len(got) == 2
             expect(pair, "return two heads, a (layer, head) for each.")
             compare([_head(one, each) for one in got], best, mistakes)
-    for each in models:
-        heads = _ends(_effects(each, tokens, right, giver).mean(0), each)
+    for (each, words), heads in zip(cases, ends, strict=True):
         for layer, head in (*heads, (0, 1)):  # 1: no guess at a shared value head fits by chance
-            with _step(2):
-                with unchanged(each, tokens):
-                    got = answer(by_position, each, tokens, right, giver, layer, head)
-                parts = _sources(each, tokens, right, giver, layer, head)
+            parts = _sources(each, *words, layer, head)
+            with step(2):
+                with unchanged(each, words[0]):
+                    got = answer(by_position, each, *words, layer, head)
                 got = value(got, like=parts["right"])
                 compare(got, parts.pop("right"), parts, tolerance=1e-3)
-    for each in models:
-        heads = _ends(_effects(each, tokens, right, giver).mean(0), each)
-        effects = [_sources(each, tokens, right, giver, *head)["right"] for head in heads]
-        shares = torch.stack([_at_places(e, tokens, right, giver) for e in effects], 1)
-        right_table = shares.mean(0)  # (head, place), from (batch, head, place)
+    for (each, words), heads in zip(cases, ends, strict=True):
+        effects = [_sources(each, *words, *head)["right"] for head in heads]
+        shares = torch.stack([_at_places(effect, *words) for effect in effects], 1)
+        table = shares.mean(0)  # (head, place), from (batch, head, place)
         mistakes = {
-            "the two heads are swapped.": right_table.flip(0),
-            "the giver's first and second mention are swapped.": right_table[:, [0, 2, 1]],
+            "the two heads are swapped.": table.flip(0),
+            "the giver's first and second mention are swapped.": table[:, [0, 2, 1]],
             "the rows are summed; take their mean.": shares.sum(0),
             "this is the first prompt's; take the mean over all.": shares[0],
-            "these are the places' shares of the whole; wanted are nats.": right_table
+            "these are the places' shares of the whole; wanted are nats.": table
             / torch.stack(effects, 1).sum(-1).mean(0)[:, None],
-            "heads and places have changed their axes.": right_table.T,
+            "heads and places have changed their axes.": table.T,
         }
-        with _step(3):
-            with unchanged(each, tokens):
-                got = answer(by_place, each, tokens, right, giver)
-            compare(got, right_table, mistakes, tolerance=1e-3)
+        with step(3):
+            with unchanged(each, words[0]):
+                got = answer(by_place, each, *words)
+            compare(got, table, mistakes, tolerance=1e-3)
 
 
 @exercise("3.4", "Which head is whose backup?")
@@ -165,7 +189,7 @@ def backups(loss_without, interaction, model, tokens, right, contrast) -> None:
             def loss(values=None, positions=(-1,), some=some, each=each):
                 return _loss(each, tokens, right, contrast, some, values, positions)
 
-            with _step(1):
+            with step(1):
                 with unchanged(each, tokens):
                     got = answer(loss_without, each, tokens, right, contrast, list(some))
                 target = loss()
@@ -194,7 +218,7 @@ def backups(loss_without, interaction, model, tokens, right, contrast) -> None:
             "the diagonal should be zero: a head is not its own backup.": table - single.diag(),
             "half of it: is each pair averaged with an empty cell?": table / 2,
         }
-        with _step(2):
+        with step(2):
             with unchanged(each, tokens):
                 got = answer(interaction, each, tokens, right, contrast, list(heads))
             compare(got, table, mistakes, tolerance=1e-2)
@@ -288,21 +312,6 @@ def _lost(model, tokens, right, contrast, positions: slice) -> Float[Tensor, "la
     return torch.stack(grids).mean(0)
 
 
-@once
-def _telling(model) -> tuple[Tensor, Tensor, Tensor]:
-    """Prompts, answers and contrasts on which it matters where a head is ablated."""
-    for seed in range(100):
-        generator = torch.Generator().manual_seed(seed)
-        ids = torch.randint(1, model.cfg.d_vocab, (2, 8), generator=generator)
-        ids = ids.to(model.cfg.device)
-        given = ids[:, :6], ids[:, 6], ids[:, 7]
-        right = _lost(model, *given, slice(0, -1)).flatten()
-        wrong = [_lost(model, *given, at).argmax() for at in (slice(-1, None), slice(None))]
-        if all(right[at] < 0.8 * right.max() for at in wrong):
-            return given
-    raise AssertionError("no prompts tell the positions apart")
-
-
 def _three(model, tokens, right, contrast) -> list[tuple[int, int]]:
     """The two heads most for the answer and the one most against it."""
     mean = _effects(model, tokens, right, contrast).mean(0).flatten()
@@ -356,65 +365,3 @@ def _head(given, model) -> tuple[int, int]:
         "you swapped the two, or counted a remainder as a head?",
     )
     return layer, head
-
-
-# Steps, and a model whose truth is another
-
-
-@contextmanager
-def _step(number: int) -> Iterator[None]:
-    """A step's faults are told with its number; one that is still to do waits for those before."""
-    try:
-        yield
-    except Unsolved:
-        if number == 1:
-            raise
-        raise Wrong(f"right up to here; step {number} is still to do.") from None
-    except Wrong as wrong:
-        raise Wrong(f"step {number}: {wrong}") from None
-
-
-@once
-def _random(tokenizer, n_tokens: int, device: str) -> TransformerBridge:
-    """A Llama of 3 layers with random weights: heads share keys and values, positions rotate."""
-    config = LlamaConfig(
-        vocab_size=n_tokens,
-        hidden_size=48,
-        intermediate_size=64,
-        num_hidden_layers=3,
-        num_attention_heads=6,
-        num_key_value_heads=2,
-        max_position_embeddings=128,
-    )
-    network = LlamaForCausalLM(config)
-    generator = torch.Generator().manual_seed(0)
-    for parameter in network.parameters():
-        torch.nn.init.normal_(parameter, std=0.3, generator=generator)
-    with quiet():
-        model = TransformerBridge.boot_transformers(
-            "random", hf_model=network.to(device), tokenizer=tokenizer, device=device
-        )
-        model.enable_compatibility_mode()
-    return model.eval()
-
-
-def second_model(model) -> TransformerBridge:
-    """Another model with the tokenizer of this one, so that no answer fits one model only."""
-    return _random(model.tokenizer, model.cfg.d_vocab, str(model.cfg.device))
-
-
-@contextmanager
-def unchanged(model, tokens: Int[Tensor, "batch pos"]) -> Iterator[None]:
-    """Within the `with` no hook is left on the model and no weight changed, else `Wrong`."""
-    before, stays = model(tokens), False
-    try:
-        yield
-    finally:
-        if any(point.has_hooks() for point in model.hook_dict.values()):
-            model.reset_hooks()
-            stays = True
-    expect(
-        not stays and torch.allclose(model(tokens), before, atol=1e-4),
-        "a hook or a changed weight stays on the model and changes every later run; `ablate`, "
-        "`run_with_hooks` and `with model.hooks(...)` take a hook off again.",
-    )

@@ -5,8 +5,9 @@ A check is a function that raises `Wrong` where an answer fails. Nothing is sent
 
 import linecache
 from collections import Counter
-from collections.abc import Callable
-from functools import wraps
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import cache, wraps
 from importlib import import_module
 from pkgutil import iter_modules
 from traceback import walk_tb
@@ -14,9 +15,14 @@ from traceback import walk_tb
 import numpy as np
 import torch
 from IPython.display import display
+from jaxtyping import Int
+from torch import Tensor
+from transformer_lens.model_bridge import TransformerBridge
+from transformers import LlamaConfig, LlamaForCausalLM
 
 from exercises.session import keep, kept, stale
 from helpers.claims import BROWN, GREEN, GREY, Verdict, checked
+from helpers.hub import quiet
 
 UNSOLVED, SOLVED, WRONG, UNJUDGED = "unsolved", "solved", "wrong", "unjudged"
 _LOOK = {
@@ -158,6 +164,84 @@ def expect(holds: bool, reason: str) -> None:
     """Raise `Wrong` with this reason (the property, and the likely mistake) unless it holds."""
     if not checked(reason, holds):
         raise Wrong(reason)
+
+
+@contextmanager
+def step(number: int) -> Iterator[None]:
+    """A step's faults are told with its number; one that is still to do waits for those before."""
+    try:
+        yield
+    except Unsolved:
+        if number == 1:
+            raise
+        raise Wrong(f"right up to here; step {number} is still to do.") from None
+    except Wrong as wrong:
+        raise Wrong(f"step {number}: {wrong}") from None
+
+
+@contextmanager
+def on_model(first: bool) -> Iterator[None]:
+    """What is wrong on another model than the `first` is told as that."""
+    try:
+        yield
+    except Wrong as wrong:
+        where = "" if first else "right on the model at hand, not on another one: "
+        raise Wrong(f"{where}{wrong}") from None
+
+
+def second_model(model: TransformerBridge) -> TransformerBridge:
+    """Another model with the tokenizer and vocabulary of this one, the same at every call.
+
+    A Llama of 3 layers, width 48, with weights N(0, 0.3): its 6 heads share 2 keys and values, it
+    has no bias, and positions rotate. What is right on this model only fails on it.
+    """
+    return _random(model.tokenizer, model.cfg.d_vocab, str(model.cfg.device))
+
+
+@cache
+def _random(tokenizer, d_vocab: int, device: str) -> TransformerBridge:
+    sizes = {"vocab_size": d_vocab, "hidden_size": 48, "intermediate_size": 64}
+    heads = {"num_hidden_layers": 3, "num_attention_heads": 6, "num_key_value_heads": 2}
+    network = LlamaForCausalLM(LlamaConfig(**sizes, **heads, max_position_embeddings=128))
+    generator = torch.Generator().manual_seed(0)
+    for parameter in network.parameters():
+        torch.nn.init.normal_(parameter, std=0.3, generator=generator)
+    with quiet():
+        model = TransformerBridge.boot_transformers(
+            "random", hf_model=network.to(device), tokenizer=tokenizer, device=device
+        )
+        model.enable_compatibility_mode()
+    return model.eval().requires_grad_(False)
+
+
+@contextmanager
+def unchanged(
+    model: TransformerBridge, tokens: Int[Tensor, "batch pos"] | None = None
+) -> Iterator[None]:
+    """Within the `with` no hook is left on the model, and with `tokens` no changed weight.
+
+    Raises:
+        Wrong: one is left; a hook is taken off first.
+    """
+    before, stays = model(tokens) if tokens is not None else None, False
+    try:
+        yield
+    finally:
+        if any(point.has_hooks() for point in model.hook_dict.values()):
+            model.reset_hooks()
+            stays = True
+    expect(
+        not stays,
+        "a hook stays on the model and changes every later run; `run_with_hooks`, or `with "
+        "model.hooks(...)`, takes it off again.",
+    )
+    if before is not None:
+        after = model(tokens)
+        expect(
+            torch.allclose(after, before, rtol=0, atol=1e-5 * before.abs().max().item()),
+            "the model computes something else after your function: a weight or a hook of torch's "
+            "stays changed. Load the model again.",
+        )
 
 
 def progress(all: bool = False) -> None:

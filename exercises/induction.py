@@ -1,20 +1,23 @@
 """Checks of notebook 4's exercises."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from functools import cache as once
 from math import prod
 from types import SimpleNamespace
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
-from transformer_lens.model_bridge import TransformerBridge
-from transformers import LlamaConfig, LlamaForCausalLM
 
-from exercises.grading import Unsolved, Wrong, answer, compare, exercise, expect, value
+from exercises.grading import (
+    answer,
+    compare,
+    exercise,
+    expect,
+    second_model,
+    step,
+    unchanged,
+    value,
+)
 from helpers.ablation import ablate
-from helpers.hub import quiet
 from helpers.induction import repeated_tokens
 from helpers.metrics import next_token_log_probs
 from helpers.models import EMBEDDED, load_model
@@ -124,32 +127,28 @@ def costs(attempt) -> None:
         zero, by_mean = (_losses(model, tokens, values) for values in (0.0, mean))
         plain = -next_token_log_probs(model(tokens), tokens)  # (row, 2n)
         change = zero - plain  # (layer, head, row, 2n)
-        right = change[..., n + 1 :].mean((-1, -2))
+
+        def part(loss, start=n + 1, end=None):
+            return loss[..., start:end].mean((-1, -2))
+
+        right, many = part(change), change[..., n + 1 :]
         mistakes = {
-            "This is the loss without each head; subtract the loss of the plain run.": (
-                zero[..., n + 1 :].mean((-1, -2))
-            ),
+            "This is the loss without each head; subtract the loss of the plain run.": part(zero),
             "The sign is turned: a head that is needed must cost more than 0.": -right,
-            "This is over the whole row; take the second copy only.": change.mean((-1, -2)),
+            "This is over the whole row; take the second copy only.": part(change, 0),
             "The second copy's first token is counted. Nothing announces it; start at the next.": (
-                change[..., n:].mean((-1, -2))
+                part(change, n)
             ),
             "The second token of the second copy is left out; only the first is to be.": (
-                change[..., n + 2 :].mean((-1, -2))
+                part(change, n + 2)
             ),
-            "This is the first copy, where nothing repeats.": change[..., :n].mean((-1, -2)),
-            "This is a sum over the tokens; wanted is their mean.": (
-                change[..., n + 1 :].sum(-1).mean(-1)
-            ),
-            "This is the first row alone; take the mean over all.": change[..., 0, n + 1 :].mean(
-                -1
-            ),
+            "This is the first copy, where nothing repeats.": part(change, 0, n),
+            "This is a sum over the tokens; wanted is their mean.": many.sum(-1).mean(-1),
+            "This is the first row alone; take the mean over all.": many[..., 0, :].mean(-1),
             "Layer and head are swapped: the first axis is the layer.": right.T,
-            "This is the mean in place of `z`; wanted is 0.": (
-                (by_mean - plain)[..., n + 1 :].mean((-1, -2))
-            ),
+            "This is the mean in place of `z`; wanted is 0.": part(by_mean - plain),
             "Nothing changes: is the hook's name right, does it return the edited z, and at every "
-            "position? (The last predicts nothing here.)": (torch.zeros_like(right)),
+            "position? (The last predicts nothing here.)": 0 * right,
         }
         with unchanged(model, tokens):
             got = answer(attempt, model, tokens, n)
@@ -165,23 +164,19 @@ def copying(after_first_block, written, copying_score, model) -> None:
         pairs = torch.stack([torch.full_like(tokens, _bos(each)), tokens], dim=1)
         names = [f"blocks.{i}.hook_resid_{end}" for i in range(2) for end in ("pre", "post")]
         _, cache = each.run_with_cache(pairs, names_filter=names)
-        one_text = each.run_with_cache(
-            torch.cat([pairs[0, :1], tokens])[None], names_filter=names[1]
-        )[1]["resid_post", 0][0, 1:]
+        _, text = each.run_with_cache(torch.cat([pairs[0, :1], tokens])[None], names_filter=names)
+        after = cache["resid_post", 0]
         mistakes = {
-            "this is the embedding; wanted is the stream after block 0.": cache["resid_pre", 0][
-                :, 1
-            ],
-            "this is position 0, where BOS stands; the token stands at position 1.": (
-                cache["resid_post", 0][:, 0]
+            "this is the embedding; wanted is the stream after block 0.": (
+                cache["resid_pre", 0][:, 1]
             ),
+            "this is position 0, where BOS stands; the token stands at position 1.": after[:, 0],
             "this is the stream after block 1.": cache["resid_post", 1][:, 1],
             "the tokens stand in one text, where they see each other; give each a row of its own, "
-            "behind BOS.": one_text,
+            "behind BOS.": text["resid_post", 0][0, 1:],
         }
-        with _step(1), unchanged(each):
-            got = answer(after_first_block, each, tokens)
-            compare(got, cache["resid_post", 0][:, 1], mistakes, 1e-3)
+        with step(1), unchanged(each):
+            compare(answer(after_first_block, each, tokens), after[:, 1], mistakes, 1e-3)
     generator = torch.Generator().manual_seed(0)
     for each in models:
         for place in ((each.cfg.n_layers - 1, each.cfg.n_heads - 1), (0, 1)):
@@ -202,7 +197,7 @@ def copying(after_first_block, written, copying_score, model) -> None:
                 "this is the stream through W_U; the head is missing.": stream @ each.W_U,
                 "this is what the head writes; send it through W_U.": stream @ ov.A @ ov.B,
             }
-            with _step(2):
+            with step(2):
                 got = answer(written, each, place, stream)
                 compare(got, _written(each, place, stream), mistakes, 1e-3)
     for each in models:
@@ -215,24 +210,24 @@ def copying(after_first_block, written, copying_score, model) -> None:
             middle = rank.sort().values[13:15].tolist()
             # The toy's few tokens have ranks that no rounding moves; there k is one of them.
             k = middle[0] if each is not model else sum(middle) // 2
+
+            def share(counted):
+                return counted.float().mean()
+
             mistakes = {
-                "off by one: the token with rank k is in the top k.": (rank < k).float().mean(),
-                "off by one: with rank k + 1 a token is not in the top k.": (
-                    (rank <= k + 1).float().mean()
-                ),
-                "this is the top 1, or the top 5; use the argument `k`.": (rank <= 5)
-                .float()
-                .mean(),
-                "this is the share of the top 1; use `k`.": (rank <= 1).float().mean(),
-                "this is a number of tokens, not their share.": (rank <= k).float().sum(),
+                "off by one: the token with rank k is in the top k.": share(rank < k),
+                "off by one: with rank k + 1 a token is not in the top k.": share(rank <= k + 1),
+                "this is the top 1, or the top 5; use the argument `k`.": share(rank <= 5),
+                "this is the share of the top 1; use `k`.": share(rank <= 1),
+                "this is a number of tokens, not their share.": (rank <= k).sum(),
                 "this counts from the lowest logit; the largest has rank 1.": (
-                    (logits.shape[1] + 1 - rank <= k).float().mean()
+                    share(logits.shape[1] + 1 - rank <= k)
                 ),
-                "this is the share outside the top k.": (rank > k).float().mean(),
+                "this is the share outside the top k.": share(rank > k),
             }
-            with _step(3), unchanged(each):
+            with step(3), unchanged(each):
                 got = answer(copying_score, each, place, tokens, k)
-                compare(got, (rank <= k).float().mean(), mistakes, 1e-3)
+                compare(got, share(rank <= k), mistakes, 1e-3)
 
 
 @exercise("4.5", "Composition by hand, with shared keys")
@@ -249,7 +244,7 @@ def composition(expand, k_composition, into, model) -> None:
                 shared.repeat_interleave(size, 0) / size
             ),
         }
-        with _step(1):
+        with step(1):
             compare(answer(expand, shared, heads), shared.repeat_interleave(size, 0), mistakes)
     for d_model, d_head in ((12, 3), (20, 5)):
         q, k, v = torch.randn(3, d_model, d_head, generator=generator)
@@ -280,7 +275,7 @@ def composition(expand, k_composition, into, model) -> None:
                 / (qk.square().mean() * ov.square().mean()).sqrt()
             ),
         }
-        with _step(2):
+        with step(2):
             compare(answer(k_composition, q, k, v, o), (qk @ ov.T).norm() / size, mistakes, 1e-3)
     for each in (second_model(model), model):
         weights = SimpleNamespace(**{name: getattr(each, name) for name in _WEIGHTS})
@@ -301,7 +296,7 @@ def composition(expand, k_composition, into, model) -> None:
             f"this is into head {layer}.0; use `place`.": _grid(weights, (layer, 0)),
             "the first axis is the layer, the second the head.": right.T,
         }
-        with _step(3):
+        with step(3):
             got = value(answer(into, weights, place))
             expect(
                 len(got) != len(weights.W_Q),
@@ -313,71 +308,7 @@ def composition(expand, k_composition, into, model) -> None:
 _WEIGHTS = ("W_Q", "W_K", "W_V", "W_O")
 
 
-# Second routes and models whose truth is another
-
-
-@once
-def _random(tokenizer, device: str) -> TransformerBridge:
-    """A Llama of 3 layers with random weights: heads share keys and values, positions rotate."""
-    config = LlamaConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=48,
-        intermediate_size=64,
-        num_hidden_layers=3,
-        num_attention_heads=6,
-        num_key_value_heads=2,
-        max_position_embeddings=128,
-    )
-    network = LlamaForCausalLM(config)
-    generator = torch.Generator().manual_seed(0)
-    for parameter in network.parameters():
-        torch.nn.init.normal_(parameter, std=0.3, generator=generator)
-    with quiet():
-        model = TransformerBridge.boot_transformers(
-            "random", hf_model=network.to(device), tokenizer=tokenizer, device=device
-        )
-        model.enable_compatibility_mode()
-    return model.eval()
-
-
-def second_model(model) -> TransformerBridge:
-    """Another model with the tokenizer of this one, so that no answer fits one model only."""
-    return _random(model.tokenizer, str(model.cfg.device))
-
-
-@contextmanager
-def unchanged(model, tokens: Int[Tensor, "batch pos"] | None = None) -> Iterator[None]:
-    """Within the `with` no hook and no changed weight is left on the model, else `Wrong`."""
-    before, stays = model(tokens) if tokens is not None else None, False
-    try:
-        yield
-    finally:
-        if any(point.has_hooks() for point in model.hook_dict.values()):
-            model.reset_hooks()
-            stays = True
-    expect(
-        not stays,
-        "a hook stays on the model and changes every later run; `ablate`, `run_with_hooks` and "
-        "`with model.hooks(...)` take it off again.",
-    )
-    if before is not None:
-        expect(
-            torch.allclose(model(tokens), before, atol=1e-4),
-            "the model computes something else after your function; load it again.",
-        )
-
-
-@contextmanager
-def _step(number: int) -> Iterator[None]:
-    """A step's faults are told with its number; one that is still to do waits for those before."""
-    try:
-        yield
-    except Unsolved:
-        if number == 1:
-            raise
-        raise Wrong(f"right up to here; step {number} is still to do.") from None
-    except Wrong as wrong:
-        raise Wrong(f"step {number}: {wrong}") from None
+# Second routes
 
 
 def _toy(n: int, cells: dict[int, Tensor]) -> Float[Tensor, "query key"]:

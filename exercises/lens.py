@@ -1,35 +1,37 @@
 """Checks of notebook 5's exercises."""
 
-from contextlib import contextmanager
-
 import torch
 from jaxtyping import Float
 from torch import Tensor
 from transformer_lens.tools.analysis import logit_lens
 
 from exercises import toy
-from exercises.grading import Wrong, answer, compare, exercise, expect, value
+from exercises.grading import (
+    answer,
+    compare,
+    exercise,
+    expect,
+    on_model,
+    step,
+    unchanged,
+    value,
+)
 from helpers.architecture import centre, layer_norm, scale
 
 
 @exercise("5.1", "Decode one stream")
 def decode_stream(attempt, model) -> None:
     """Second route: put the stream in place of what leaves the last block, and run on."""
-    for other, each in enumerate((model, _head("LN"), _head("RMS"))):
+    for each in (model, _head("LN"), _head("RMS")):
         tokens = torch.randint(1, each.cfg.d_vocab, (1, 5), generator=_seeded())
         tokens = tokens.to(model.cfg.device)
         last = f"blocks.{each.cfg.n_layers - 1}.hook_resid_post"
         stream = each.run_with_cache(tokens)[1][last] + 1  # its mean is not 0, as a raw one's
         right = each.run_with_hooks(tokens, fwd_hooks=[(last, lambda resid, hook, s=stream: s)])
-        got = answer(attempt, each, stream)
-        if any(point.has_hooks() for point in each.hook_dict.values()):
-            each.reset_hooks()
-            raise Wrong("your answer leaves a hook on the model, which changes every later run.")
-        try:
+        with on_model(each is model):
+            with unchanged(each, tokens):
+                got = answer(attempt, each, stream)
             compare(got, right, _decoding_mistakes(each, stream, right), tolerance=1e-3)
-        except Wrong as wrong:
-            where = "Right on the model at hand, not on another one. " if other else ""
-            raise Wrong(f"{where}{wrong}") from None
 
 
 def _decoding_mistakes(model, stream: Tensor, right: Tensor) -> dict[str, Tensor]:
@@ -154,7 +156,7 @@ def beneath_the_habit(beneath, right_share, luck) -> None:
     for seed, prompts in ((0, 12), (1, 30)):
         rows, answers, picks = _choices(seed, prompts)
         centred = rows - rows.mean(1, keepdim=True)
-        with _step(1):
+        with step(1):
             mistakes = {
                 "this takes off each prompt's mean over the tokens; the prompts' mean is over "
                 "axis 1.": rows - rows.mean(-1, keepdim=True),
@@ -171,7 +173,7 @@ def beneath_the_habit(beneath, right_share, luck) -> None:
             }
             compare(answer(beneath, rows), centred, mistakes, tolerance=1e-3)
         ids, right = answers.unique(), (picks == answers).double().mean(1)
-        with _step(2):
+        with step(2):
             mistakes = {
                 "the habit still chooses; use the logits beneath it.": (
                     ids[rows[..., ids].argmax(-1)] == answers
@@ -186,7 +188,7 @@ def beneath_the_habit(beneath, right_share, luck) -> None:
             mistakes = {text: gives.double().mean(1) for text, gives in mistakes.items()}
             mistakes["one number for each row: the mean over its prompts."] = right.mean()
             compare(answer(right_share, rows, answers), right, mistakes)
-        with _step(3):
+        with step(3):
             got = value(answer(luck, rows, answers), like=right)
             _expect_luck(got, picks, answers)
 
@@ -240,7 +242,7 @@ def _choices(seed: int, prompts: int) -> tuple[Tensor, Tensor, Tensor]:
 @exercise("5.6", "A tuned lens of your own")
 def tuned_lens(decoded_kl, train, three_lenses, model) -> None:
     """Step 1 on the model at hand; steps 2 and 3 on small heads whose streams are turned."""
-    with _step(1):
+    with step(1):
         tokens = torch.randint(1, model.cfg.d_vocab, (2, 5), generator=_seeded())
         logits, cache = model.run_with_cache(tokens.to(model.cfg.device))
         given = cache["resid_pre", model.cfg.n_layers - 1], logits.log_softmax(-1)
@@ -250,7 +252,7 @@ def tuned_lens(decoded_kl, train, three_lenses, model) -> None:
         head = _head(norm)
         before = [parameter.clone() for parameter in head.parameters()]
         seen, held_out = (_texts(head, turned=1, seed=seed) for seed in (0, 1))
-        with _step(2):
+        with step(2):
             translate = answer(train, head, *seen)
             far = _decoded_kl(head, value(translate(held_out[0]), like=held_out[0]), held_out[1])
             kept = all(map(torch.equal, before, head.parameters()))
@@ -263,7 +265,7 @@ def tuned_lens(decoded_kl, train, three_lenses, model) -> None:
                 f"{plain:.2f}, one guess for all {guess:.2f}). Is the whole of `A` trained, from "
                 "0, for some hundred steps?",
             )
-        with _step(3):
+        with step(3):
             _expect_three(three_lenses, head, seen, held_out)
 
 
@@ -324,15 +326,6 @@ def _expect_three(three_lenses, head, seen, held_out) -> None:
 def _kl(output: Float[Tensor, "*axes d_vocab"], rows: Float[Tensor, "*axes d_vocab"]) -> Tensor:
     log_p, log_q = output.log_softmax(-1), rows.log_softmax(-1)
     return (log_p.exp() * (log_p - log_q)).sum(-1)
-
-
-@contextmanager
-def _step(number: int):
-    """Puts the number of the step before what is wrong with it."""
-    try:
-        yield
-    except Wrong as wrong:
-        raise Wrong(f"step {number}: {wrong}") from None
 
 
 def _seeded(seed: int = 0) -> torch.Generator:

@@ -1,15 +1,21 @@
 """Checks of notebook 2's exercises."""
 
-from contextlib import contextmanager
-from functools import cache
-
 import torch
+from jaxtyping import Float
 from torch import Tensor
-from transformer_lens.model_bridge import TransformerBridge
-from transformers import LlamaConfig, LlamaForCausalLM
 
 from exercises import toy
-from exercises.grading import Unsolved, Wrong, answer, compare, exercise, expect, value
+from exercises.grading import (
+    Wrong,
+    answer,
+    compare,
+    exercise,
+    expect,
+    second_model,
+    step,
+    unchanged,
+    value,
+)
 from helpers import patching
 from helpers.architecture import query_key_value
 from helpers.metrics import normalise
@@ -53,7 +59,7 @@ def patch_cell(attempt, model) -> None:
         return model(tokens)
 
     def patched(layer, where):
-        with _no_hook_left(model):
+        with unchanged(model):
             return answer(attempt, model, t.corrupted, clean_cache, layer, where, like=before)
 
     length = t.clean.shape[1]
@@ -74,17 +80,20 @@ def patch_cell(attempt, model) -> None:
     for site in ("hook_resid_post", "hook_attn_out", "hook_mlp_out", "hook_resid_mid"):
         if (name := f"blocks.0.{site}") in clean_cache:
             told = f"This patches `{site}`; what enters the block is `hook_resid_pre`."
-            mistakes[told] = _patched(model, t.corrupted, name, position, clean_cache[name])
+            mistakes[told] = _patched(model, t.corrupted, name, clean_cache[name], position)
     compare(got, mixed(position), mistakes)
     last = model.cfg.n_layers - 1
-    for layer, where in ((last, -1), (last, position)):
-        name = f"blocks.{layer}.hook_resid_pre"
-        right = _patched(model, t.corrupted, name, where, clean_cache[name])
-        told = (
-            f"Right entering layer 0. Entering layer {layer} at position {where} it is not: do "
-            "you use the arguments `layer`, in the hook's name and for the cache, and `position`?"
-        )
-        expect(_near(patched(layer, where), right), told)
+    for where in (-1, position):
+        name = f"blocks.{last}.hook_resid_pre"
+        right = _patched(model, t.corrupted, name, clean_cache[name], where)
+        try:
+            compare(patched(last, where), right, tolerance=1e-3)
+        except Wrong as wrong:
+            raise Wrong(
+                f"Right entering layer 0. Entering layer {last} at position {where} it is not: do "
+                "you use the arguments `layer`, in the hook's name and for the cache, and "
+                f"`position`? ({wrong})"
+            ) from None
 
 
 @exercise("2.3", "Tell an OR from an AND")
@@ -94,243 +103,190 @@ def gate_kind(attempt) -> None:
     token = torch.tensor([toy.FACTS[1]]), torch.tensor([toy.FACTS[0]])
     metric = PairTokens(fact, none, *token).logit_diff
     places = [toy.SUBJECT_AT, toy.RELAY_AT]
-    directions = {
-        "or": "denoising, which finds an OR, and noising, which shows that no place is needed",
-        "and": "noising, which finds an AND, and denoising, which shows that no place suffices",
-    }
-    cases = [("or", 1, places), ("and", 1, places)]
+    cases = [("or", 1, places), ("and", 1, places)]  # and two where there is no gate:
     cases += [("or", 0, places), ("and", 1, [toy.SUBJECT_AT, 0])]
     for kind, layer, where in cases:
-        network = toy.gate(kind)
         right = kind if layer and 0 not in where else "neither"
-        got = answer(attempt, network, fact, none, metric, layer, where)
+        got = answer(attempt, toy.gate(kind), fact, none, metric, layer, where)
         expect(
             isinstance(got, str) and got in ("or", "and", "neither"),
             f'Give one of the words "or", "and", "neither", not {got!r}.',
         )
-        expect(
-            right != "neither" or got == right,
-            f'You say "{got}" of two places of which one holds nothing of the fact: that is '
-            '"neither". Do you ask *both* places, in both directions, entering `layer`?',
-        )
+        if got != right and right == "neither":
+            raise Wrong(
+                f'You say "{got}" of two places of which one holds nothing of the fact: that is '
+                '"neither". Do you ask *both* places, in both directions, entering `layer`?'
+            )
         expect(
             got == right,
             f'You say "{got}" of a network that was built as "{right}". It takes both directions: '
-            f"{directions.get(right)}. The metric here is in nats: put it on the scale.",
+            "denoising says what suffices, noising what is needed. The metric is in nats: put it "
+            "on the scale.",
         )
 
 
-@exercise("2.4", "Find the head that is needed")
-def needed_head(attempt, model) -> None:
+@exercise("2.4", "Find the head that tells the two apart")
+def telling_head(attempt, model) -> None:
     """All heads, noised at the last position: of this model, and of one whose circuit is known."""
-    network, words = toy.induction_network(), torch.tensor([1, 2, 3, 4, 5, 6])
-    circuit = []
+    circuit, words = [], torch.tensor([1, 2, 3, 4, 5, 6])
     for i in range(3):
         a, b, c, d = words.roll(i)[:4].tolist()
-        clean, other = ([[toy.BOS, a, x, c, a]] for x in (b, d))
-        ids = (torch.tensor(each) for each in (clean, other, [b], [d]))
-        circuit.append(PairTokens(*ids))
+        prompts = ([[toy.BOS, a, x, c, a]] for x in (b, d))
+        circuit.append(PairTokens(*(torch.tensor(each) for each in (*prompts, [b], [d]))))
     capitals = [t for _, t in aligned(CAPITAL_PAIRS[:3], model)]
-    for net, pairs in ((network, circuit), (model, capitals)):
-        with _no_hook_left(net):
-            got = answer(attempt, net, pairs)
-        expect(
-            isinstance(got, tuple | list) and len(got) == 2,
-            f"Give the pair (layer, head), not {got!r}; `divmod(index, n_heads)` makes one of an "
-            "index.",
-        )
-        layer, head = (int(number) for number in got)
-        n_layers, n_heads = net.cfg.n_layers, net.cfg.n_heads
-        expect(
-            0 <= layer < n_layers and 0 <= head < n_heads,
-            f"There is no head {layer}.{head}: {n_layers} layers of {n_heads} heads, counted from "
-            "0; use the model's own `cfg.n_heads`.",
-        )
-        broken = _broken(net, pairs)
-        yours, most = broken[layer, head].item(), broken.max().item()
-        if yours > most - 1e-3:
+    for net, pairs, whose in (
+        (toy.induction_network(), circuit, ", of a network whose circuit is known: ask `model`"),
+        (model, capitals, ""),
+    ):
+        with unchanged(net):
+            layer, head = _head(answer(attempt, net, pairs), net.cfg)
+        broken = 1 - _at_last(net, [(t, t.clean, t.corrupted) for t in pairs])
+        yours = broken[layer, head].item()
+        if yours > broken.max() - 1e-3:
             continue
-        told = f"Noised at the last position, head {layer}.{head} breaks {yours:.3f} of the answer"
-        if net is network:
-            told += " of a network of ours whose circuit is known (does your function use `model`?)"
-        swapped = head < n_layers and layer < n_heads and broken[head, layer] > most - 1e-3
-        expect(not swapped, f"{told}. Swapped: the layer comes first.")
-        restored = _restored(net, pairs)
-        expect(
-            restored[layer, head] < restored.max() - 1e-3,
-            f"{told}, less than another. Yours *restores* most: run the clean prompt, copy from "
-            "the corrupted cache.",
-        )
-        expect(
-            yours > broken.min() + 1e-4,
-            f"{told}: the least of all. Noising lowers the logit difference, so the head that is "
-            "needed most leaves the *smallest* one.",
-        )
+        restored = _at_last(net, [(t, t.corrupted, t.clean) for t in pairs])
+        hint = ""
+        if restored[layer, head] > restored.max() - 1e-3:
+            hint = " Yours *restores* most: run the clean prompt, copy from the corrupted cache."
+        elif yours < broken.min() + 1e-4:
+            hint = " Noising lowers the logit difference: look for the *smallest* one."
         more = int((broken > yours).sum())
-        expect(False, f"{told} (mean over {len(pairs)} pairs); heads that break more: {more}.")
+        raise Wrong(
+            f"Noised at the last position, head {layer}.{head} breaks {yours:.3f} of the answer"
+            f"{whose} (mean over {len(pairs)} pairs); heads that break more: {more}.{hint}"
+        )
 
 
 @exercise("2.5", "Patch the path between two heads")
 def path_patched(written, new_z, run, model) -> None:
-    """Step by step, on this model and on a random one whose heads share keys and values."""
-    for net in (_tiny(model.tokenizer), model):
+    """Step by step, on a random model whose heads share keys and values, and on this one."""
+    for net in (second_model(model), model):
         t = _random_pair(net)
         (_, clean), (_, other) = (net.run_with_cache(each) for each in (t.clean, t.corrupted))
         layer = net.cfg.n_layers - 1
-        sender, receiver = (layer - 1, 1), (layer, net.cfg.n_heads - 1)
-        with _no_hook_left(net):
-            _path_steps(written, new_z, run, net, t, clean, other, sender, receiver)
+        with unchanged(net):
+            _path(written, new_z, run, net, t, clean, other, (layer - 1, 1), (layer, -1))
 
 
-def _path_steps(written, new_z, run, net, t, clean, other, sender, receiver) -> None:
-    (layer, head), (at, reads) = sender, receiver
-    z, W_O = (cache["z", layer] for cache in (clean, other)), net.W_O[layer]
-    z_clean, z_other = z
+def _path(written, new_z, run, net, t, clean, other, sender, receiver) -> None:
+    (layer, head), (at, reads) = sender, (receiver[0], net.cfg.n_heads + receiver[1])
+    z_clean, z_other, W_O = clean["z", layer], other["z", layer], net.W_O[layer]
     change = (z_clean - z_other)[:, :, head] @ W_O[head]
-    got = answer(written, net, clean, other, sender, like=change)
-    compare(
-        got,
-        change,
-        {
-            "Step 1: this is all that the sender writes in the clean run; subtract what it writes "
-            "in the corrupted one.": z_clean[:, :, head] @ W_O[head],
-            "Step 1: the sign: clean minus corrupted.": -change,
-            "Step 1: this is what all heads of the layer write; take the sender's alone.": (
-                torch.einsum("bphd,hdm->bpm", z_clean - z_other, W_O)
-            ),
-        },
-    )
+    mistakes = {
+        "this is all that the sender writes in the clean run; subtract what it writes in the "
+        "corrupted one.": z_clean[:, :, head] @ W_O[head],
+        "the sign: clean minus corrupted.": -change,
+        "this is what all heads of the layer write; take the sender's alone.": (
+            torch.einsum("bphd,hdm->bpm", z_clean - z_other, W_O)
+        ),
+    }
+    with step(1):
+        compare(answer(written, net, clean, other, sender), change, mistakes)
+
     stream, pattern = other["resid_pre", at], other["pattern", at]
-
-    def values(x):
-        return query_key_value(net, at, x)[2]
-
-    q, k, _ = query_key_value(net, at, stream + change)
+    q, k, v = query_key_value(net, at, stream + change)
     scores = (q @ k.mT / net.cfg.d_head**0.5).masked_fill(pattern == 0, -torch.inf)
-    right = (pattern @ values(stream + change))[:, reads]
-    got = _step(2, "new_z", new_z, net, other, change, receiver, like=right)
-    compare(
-        got,
-        right,
-        {
-            "Step 2: this is the corrupted run's own z; add `change` to the stream that the "
-            "receiver's layer reads.": (pattern @ values(stream))[:, reads],
-            "Step 2: here queries and keys see the change too; keep the corrupted run's pattern.": (
-                scores.softmax(-1) @ values(stream + change)
-            )[:, reads],
-            "Step 2: the values must be made from the stream plus the change, not from the change "
-            "alone.": (pattern @ values(change))[:, reads],
-            "Step 2: this is another head's; use the receiver's.": (
-                pattern @ values(stream + change)
-            )[:, 0],
-        },
-    )
-    name = f"blocks.{at}.attn.hook_z"
-    logits = _patched(net, t.corrupted, name, (slice(None), reads), right[:, :, None], own=True)
-    arguments = (net, t.corrupted, clean, other, sender, receiver)
-    got = _step(3, "path_patched", run, *arguments, like=logits)
-    everywhere = clean[f"blocks.{layer}.attn.hook_z"][:, :, [head]]
-    site = f"blocks.{layer}.attn.hook_z"
-    compare(
-        got,
-        logits,
-        {
-            "Step 3: nothing has changed. Does your hook return the new z?": net(t.corrupted),
-            "Step 3: this patches the sender's output itself, so that everything behind it sees "
-            "the change; only the receiver may.": _patched(
-                net, t.corrupted, site, (slice(None), head), everywhere, own=True
-            ),
-            "Step 3: run the corrupted prompt, not the clean one.": net(t.clean),
-        },
-        tolerance=1e-3,
-    )
+    right = (pattern @ v)[:, reads]
+    mistakes = {
+        "this is the corrupted run's own z; add `change` to the stream that the receiver's layer "
+        "reads.": other["z", at][:, :, reads],
+        "here queries and keys see the change too; keep the corrupted run's pattern.": (
+            scores.softmax(-1) @ v
+        )[:, reads],
+        "the values must be made from the stream plus the change, not from the change alone.": (
+            pattern @ query_key_value(net, at, change)[2]
+        )[:, reads],
+        "this is another head's; use the receiver's.": (pattern @ v)[:, 0],
+    }
+    with step(2):
+        compare(answer(new_z, net, other, change, (at, reads)), right, mistakes)
+
+    site, sent = (f"blocks.{i}.attn.hook_z" for i in (at, layer))
+    new = other[site].clone()
+    new[:, :, reads] = right
+    everywhere = slice(None)
+    mistakes = {
+        "nothing has changed. Does your hook return the new z?": net(t.corrupted),
+        "this patches the sender's output itself, so that everything behind it sees the change; "
+        "only the receiver may.": _patched(net, t.corrupted, sent, clean[sent], everywhere, head),
+        "run the corrupted prompt, not the clean one.": net(t.clean),
+    }
+    with step(3):
+        got = answer(run, net, t.corrupted, clean, other, sender, (at, reads))
+        compare(got, _patched(net, t.corrupted, site, new, everywhere, reads), mistakes, 1e-3)
 
 
 @exercise("2.6", "Integrated gradients of a whole layer")
 def integrated(gradients, attempt, model) -> None:
-    """Step by step, on this model and on a random one; few steps, so that rules differ."""
-    for net in (_tiny(model.tokenizer), model):
+    """Step by step, on a random model and on this one; few steps, so that rules differ."""
+    for net in (second_model(model), model):
         t = _random_pair(net, 4)
         (_, clean), (_, other) = (net.run_with_cache(each) for each in (t.clean, t.corrupted))
-        layer = net.cfg.n_layers // 2
-        ends = other["resid_pre", layer][0], clean["resid_pre", layer][0]
-        metric = t.logit_diff
-        points = torch.stack([ends[0] + share * (ends[1] - ends[0]) for share in (0.2, 0.7)])
+        layer, metric = net.cfg.n_layers // 2, t.logit_diff
+        start, goal = (cache["resid_pre", layer][0] for cache in (other, clean))
+        points = torch.stack([start + share * (goal - start) for share in (0.2, 0.7)])
         right = _slopes(net, t.corrupted, metric, layer, points)
-        arguments = (net, t.corrupted, metric, layer, points)
-        with _no_hook_left(net):
-            got = answer(gradients, *arguments, like=right)
-        compare(
-            got,
-            right,
-            {
-                "Step 1: these are the gradients of the corrupted run itself; the hook must put "
-                "`points` into the run.": _slopes(
-                    net, t.corrupted, metric, layer, ends[0].expand_as(points)
-                ),
-                "Step 1: this is the mean over points; give each point its own.": (
-                    right.mean(0, keepdim=True).expand_as(right)
-                ),
-                "Step 1: halved: sum the metric over rows, do not average.": right / 2,
-            },
-            tolerance=1e-3,
-        )
+        at_start = _slopes(net, t.corrupted, metric, layer, start.expand_as(points))
+        mistakes = {
+            "these are the gradients of the corrupted run itself; the hook must put `points` into "
+            "the run.": at_start,
+            "this is the mean over points; give each point its own.": (
+                right.mean(0, keepdim=True).expand_as(right)
+            ),
+            "halved: sum the metric over rows, do not average.": right / 2,
+        }
+        with step(1), unchanged(net):
+            got = answer(gradients, net, t.corrupted, metric, layer, points)
+            compare(got, right, mistakes, 1e-3)
         for steps in (3, 1) if net is not model else (2,):
-            with _no_hook_left(net):
-                got = _step(2, "integrated", attempt, net, t.corrupted, clean, metric, layer, steps)
-            _judge_integral(got, net, t, metric, layer, ends, clean, steps)
+            with step(2), unchanged(net):
+                got = answer(attempt, net, t.corrupted, clean, metric, layer, steps)
+                _judge_integral(got, net, t, clean, layer, (start, goal), steps)
 
 
-def _judge_integral(got, net, t, metric, layer, ends, clean, steps: int) -> None:
-    corrupted, goal = ends
+def _judge_integral(got, net, t, clean, layer: int, ends, steps: int) -> None:
+    start, goal = ends
 
-    def rule(shares, together: bool = False) -> Tensor:
+    def rule(shares, together: bool = False) -> Float[Tensor, "pos"]:
         """The mean over shares of gradient times way, for every position."""
         estimates = []
-        for position in range(len(goal)):
+        for position, way in enumerate(goal - start):
             where = slice(None) if together else position
-            points = corrupted.repeat(len(shares), 1, 1)
-            points[:, where] += torch.stack([s * (goal - corrupted)[where] for s in shares])
-            slopes = _slopes(net, t.corrupted, metric, layer, points)[:, position]
-            estimates.append((slopes @ (goal - corrupted)[position]).mean())
+            points = start.repeat(len(shares), 1, 1)
+            points[:, where] += torch.stack([s * (goal - start)[where] for s in shares])
+            slopes = _slopes(net, t.corrupted, t.logit_diff, layer, points)[:, position]
+            estimates.append((slopes @ way).mean())
         return torch.stack(estimates)
 
     share = (torch.arange(steps, device=goal.device) + 0.5) / steps
     right = rule(share)
     try:
-        compare(value(got, like=right), right, tolerance=1e-3)
+        compare(value(got), right, tolerance=1e-3)
     except Wrong:  # only now are the likely mistakes worth their runs
-        exact = patching.patch_residual(net, t.corrupted, clean, metric)[layer]
+        exact = patching.patch_residual(net, t.corrupted, clean, t.logit_diff)[layer]
         mistakes = {
-            "This is a patch, not an estimate: use gradients only.": (
-                exact - metric(net(t.corrupted)).item()
+            "this is a patch, not an estimate: use gradients only.": (
+                exact - t.logit_diff(net(t.corrupted))
             ),
-            "These are the left ends of the steps; take their middles.": rule(share - 0.5 / steps),
-            "These are the right ends of the steps; take their middles.": rule(share + 0.5 / steps),
-            "Sum of the slopes; the mean is wanted.": right * steps,
-            "The sign: from corrupted to clean.": -right,
-            "This is the slope at the start alone, which is attribution patching.": (
+            "these are the left ends of the steps; take their middles.": rule(share - 0.5 / steps),
+            "these are the right ends of the steps; take their middles.": rule(share + 0.5 / steps),
+            "this is the sum of the slopes; the mean is wanted.": right * steps,
+            "the sign: from corrupted to clean.": -right,
+            "this is the slope at the start alone, which is attribution patching.": (
                 rule(share[:1] * 0)
             ),
-            "Here all positions move together; move one and leave the others corrupted.": (
+            "here all positions move together; move one and leave the others corrupted.": (
                 rule(share, together=True)
             ),
         }
-        compare(value(got, like=right), right, mistakes, tolerance=1e-3)
+        compare(value(got), right, mistakes, tolerance=1e-3)
 
 
-def _step(number: int, name: str, attempt, *arguments, like=None):
-    """`answer`; where the step is still to be written, that is said together with what is done."""
-    try:
-        return answer(attempt, *arguments, like=like)
-    except Unsolved:
-        raise Wrong(
-            f"The steps before are right. Step {number}, `{name}`, is still `...`."
-        ) from None
+# Second routes
 
 
-def _slopes(net, tokens, metric, layer: int, points: Tensor) -> Tensor:
-    """The metric's gradient at each point, `[point, pos, d_model]`, entering a layer."""
+def _slopes(net, tokens, metric, layer: int, points: Tensor) -> Float[Tensor, "point pos d_model"]:
+    """The metric's gradient at each point entering a layer."""
     points = points.detach().clone().requires_grad_()
     hooks = [(f"blocks.{layer}.hook_resid_pre", lambda stream, hook: points)]
     with torch.enable_grad():
@@ -338,30 +294,15 @@ def _slopes(net, tokens, metric, layer: int, points: Tensor) -> Tensor:
         return torch.autograd.grad(metric(logits).sum(), points)[0]
 
 
-def _patched(net, tokens, name: str, where, source: Tensor, own: bool = False) -> Tensor:
-    """Logits of a run where one entry of an activation is replaced: from the same entry of
-    `source`, or by `source` itself (`own`)."""
-    index = (slice(None), *where) if isinstance(where, tuple) else (slice(None), where)
+def _patched(net, tokens, name: str, source: Tensor, *where) -> Float[Tensor, "1 pos d_vocab"]:
+    """Logits of a run where one entry of an activation is that of `source`."""
 
     def patch(activation, hook):
         activation = activation.clone()
-        activation[index] = source.squeeze(2) if own else source[index]
+        activation[:, *where] = source[:, *where]
         return activation
 
     return net.run_with_hooks(tokens, fwd_hooks=[(name, patch)])
-
-
-@contextmanager
-def _no_hook_left(net):
-    """Take off hooks that an attempt leaves behind, and say so."""
-    yield
-    left = [name for name, point in net.hook_dict.items() if point.has_hooks()]
-    net.reset_hooks()
-    expect(
-        not left,
-        "After your function, a hook was left on the model, and changes everything that runs on "
-        "it. `run_with_hooks` takes its hooks off again.",
-    )
 
 
 def _random_pair(net, words: int = 7) -> PairTokens:
@@ -373,47 +314,30 @@ def _random_pair(net, words: int = 7) -> PairTokens:
     return PairTokens(clean, other, clean[:, -1], other[:, -1])
 
 
-@cache
-def _tiny(tokenizer) -> TransformerBridge:
-    """A random Llama of three layers, four heads and two keys and values for them."""
-    sizes = {"hidden_size": 32, "intermediate_size": 48, "max_position_embeddings": 32}
-    heads = {"num_hidden_layers": 3, "num_attention_heads": 4, "num_key_value_heads": 2}
-    config = LlamaConfig(vocab_size=len(tokenizer), **sizes, **heads, attn_implementation="eager")
-    network, generator = LlamaForCausalLM(config).eval(), torch.Generator().manual_seed(0)
-    for name, parameter in network.named_parameters():
-        if "norm" not in name:
-            torch.nn.init.normal_(parameter.detach(), std=0.3, generator=generator)
-    bridge = TransformerBridge.boot_transformers("tiny", hf_model=network, tokenizer=tokenizer)
-    bridge.enable_compatibility_mode()
-    return bridge.eval()
-
-
-def _broken(net, pairs) -> Tensor:
-    """Share of the answer that noising each head at the last position breaks: (layer, head)."""
-    return 1 - _at_last(net, [(t, t.clean, t.corrupted) for t in pairs])
-
-
-def _restored(net, pairs) -> Tensor:
-    """Share of the answer that denoising each head at the last position restores."""
-    return _at_last(net, [(t, t.corrupted, t.clean) for t in pairs])
-
-
-def _at_last(net, runs) -> Tensor:
-    """Recovered, mean over pairs: each head's z at the last position from the other prompt."""
-    c = net.cfg
-    cells = [
-        patching.Cell(layer, "attn.hook_z", (-1, head))
-        for layer in range(c.n_layers)
-        for head in range(c.n_heads)
-    ]
+def _at_last(net, runs) -> Float[Tensor, "layer head"]:
+    """Recovered, mean over runs (pair, prompt, source): each head's z at the last position."""
+    c, site = net.cfg, "attn.hook_z"
+    cells = [patching.Cell(i, site, (-1, h)) for i in range(c.n_layers) for h in range(c.n_heads)]
     shares = []
     for t, prompt, source in runs:
-        _, cache_ = net.run_with_cache(source)
+        _, cache = net.run_with_cache(source)
         ends = t.logit_diff(net(t.clean)).item(), t.logit_diff(net(t.corrupted)).item()
-        values = patching.sweep(net, prompt, cache_, t.logit_diff, cells)
-        shares.append(normalise(values.view(c.n_layers, c.n_heads), *ends))
-    return torch.stack(shares).mean(0)
+        shares.append(normalise(patching.sweep(net, prompt, cache, t.logit_diff, cells), *ends))
+    return torch.stack(shares).mean(0).view(c.n_layers, c.n_heads)
 
 
-def _near(got: Tensor, right: Tensor) -> bool:
-    return torch.allclose(got, right, rtol=1e-3, atol=1e-3)
+def _head(given, c) -> tuple[int, int]:
+    """The answer as (layer, head), whatever holds the two numbers; else `Wrong`."""
+    try:
+        layer, head = (int(number) for number in given)
+    except (TypeError, ValueError):
+        raise Wrong(
+            f"Give the pair (layer, head), not {given!r}; `divmod(index, n_heads)` makes one of an "
+            "index."
+        ) from None
+    expect(
+        0 <= layer < c.n_layers and 0 <= head < c.n_heads,
+        f"There is no head {layer}.{head}: {c.n_layers} layers of {c.n_heads} heads, counted from "
+        "0. The layer comes first; `n_heads` is the model's own.",
+    )
+    return layer, head

@@ -8,7 +8,17 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from exercises import toy
-from exercises.grading import Wrong, answer, compare, exercise, expect
+from exercises.grading import (
+    Wrong,
+    answer,
+    compare,
+    exercise,
+    expect,
+    on_model,
+    second_model,
+    step,
+    unchanged,
+)
 from helpers.prompts import tokenize
 from helpers.steering import steering_vector
 
@@ -93,9 +103,10 @@ def steer_last(attempt, model) -> None:
             mistakes[
                 f"You add to the stream *entering* block {layer}, not to the one after it."
             ] = run(entering + at_last, at=before)
-        got = answer(attempt, each, tokens, vector, layer)
-        _no_hook_left(each)
-        _compare(each is model, got, run(stream + at_last), mistakes)
+        with on_model(each is model):
+            with unchanged(each, tokens):
+                got = answer(attempt, each, tokens, vector, layer)
+            compare(got, run(stream + at_last), mistakes, 1e-3)
 
 
 @exercise("6.3", "The price of a push")
@@ -163,130 +174,125 @@ def unrelated_null(prompt_means, differences, p_value, model) -> None:
         entering = f"blocks.{layer}.hook_resid_pre"
         before = [each.run_with_cache(row, names_filter=entering)[1][entering][0] for row in rows]
         mistakes = {
-            "Step 1: BOS is counted: start the mean at position 1.": _rows(streams, 0),
-            "Step 1: this is the stream that enters the block: `hook_resid_post`.": _rows(
-                before, 1
-            ),
-            "Step 1: this is the last position alone: mean over all but BOS.": torch.stack(
+            "BOS is counted: start the mean at position 1.": _rows(streams, 0),
+            "this is the stream that enters the block: `hook_resid_post`.": _rows(before, 1),
+            "this is the last position alone: mean over all but BOS.": torch.stack(
                 [stream[-1] for stream in streams]
             ),
         }
-        got = answer(prompt_means, each, rows, layer)
-        _no_hook_left(each)
-        _compare(each is model, got, _rows(streams, 1), mistakes, "Step 1: ")
+        with step(1), on_model(each is model):
+            with unchanged(each, rows[0]):
+                got = answer(prompt_means, each, rows, layer)
+            compare(got, _rows(streams, 1), mistakes, 1e-3)
 
     means = torch.tensor([[3.0, 0, 0], [0, 4, 0], [0, 0, 12], [3, 0, 5]])
     pairs = [(0, 1), (0, 2), (0, 3), (1, 2), (1, 3), (2, 3)]
     raw = torch.stack([means[i] - means[j] for i, j in pairs])
     unit = raw / raw.norm(dim=-1, keepdim=True)
-    told = "Step 2: give each pair once, i before j, in the order (0, 1), (0, 2) … (1, 2) …"
-    given = answer(differences, means, 2.0)
-    expect(hasattr(given, "__len__") and len(given) == len(pairs), f"{told}, six of 4 prompts.")
+    told = "give each pair once, i before j, in the order (0, 1), (0, 2) … (1, 2) …"
     mistakes = {
-        "Step 2: they are not scaled: divide each row by its own norm, then multiply.": raw,
-        "Step 2: they are unit vectors: multiply by the norm asked for.": unit,
-        "Step 2: together they have that norm: take each row's own (`dim=-1`).": (
-            2 * raw / raw.norm()
-        ),
-        "Step 2: the sign is swapped: prompt i minus prompt j, where i comes first.": -2 * unit,
-        "Step 2: the columns are scaled, not the rows.": 2 * raw / raw.norm(dim=0),
+        "they are not scaled: divide each row by its own norm, then multiply.": raw,
+        "they are unit vectors: multiply by the norm asked for.": unit,
+        "together they have that norm: take each row's own (`dim=-1`).": (2 * raw / raw.norm()),
+        "the sign is swapped: prompt i minus prompt j, where i comes first.": -2 * unit,
+        "the columns are scaled, not the rows.": 2 * raw / raw.norm(dim=0),
     }
-    compare(given, 2 * unit, mistakes)
+    with step(2):
+        given = answer(differences, means, 2.0)
+        expect(hasattr(given, "__len__") and len(given) == len(pairs), f"{told}, six of 4 prompts.")
+        compare(given, 2 * unit, mistakes)
 
     null = torch.tensor([0.5, -3.0, 1.0, -0.2, 2.0, 0.1, -1.0, 0.0, -4.0])
     for effect, far in ((2.0, 3), (-2.5, 2), (5.0, 0), (0.0, 9)):
         above = int((null >= effect).sum())
         mistakes = {
-            "Step 3: add 1 to both counts: the vector itself is one of the directions, so p is "
+            "add 1 to both counts: the vector itself is one of the directions, so p is "
             "never 0.": far / 9,
-            "Step 3: both signs count: compare absolute values.": (1 + above) / 10,
-            "Step 3: both signs count, and 1 is added to both counts.": above / 9,
-            "Step 3: an equal effect counts as well: `>=`.": (
+            "both signs count: compare absolute values.": (1 + above) / 10,
+            "both signs count, and 1 is added to both counts.": above / 9,
+            "an equal effect counts as well: `>=`.": (
                 (1 + int((null.abs() > abs(effect)).sum())) / 10
             ),
-            "Step 3: this is the share that does less.": 1 - far / 9,
-            "Step 3: 1 is added to one of the two counts only.": (1 + far) / 9,
+            "this is the share that does less.": 1 - far / 9,
+            "1 is added to one of the two counts only.": (1 + far) / 9,
         }
         right = (1 + far) / 10
         known = {message: p for message, p in mistakes.items() if abs(p - right) > 1e-6}
-        compare(answer(p_value, effect, null), right, known)
+        with step(3):
+            compare(answer(p_value, effect, null), right, known)
 
 
 @exercise("6.6", "Steering, or a logit bias?")
 def steering_or_bias(changes, explained, verdict, model) -> None:
     """Step by step; truths: a table of equal rows, one of opposite rows, and a linear network."""
-    for each, tokens in _both(model):
+    generator = torch.Generator().manual_seed(0)
+    linear = toy.linear_network()  # whatever enters, a vector moves all logits by the same
+    rows = torch.randint(1, 10, (3, 6), generator=generator)
+    # Only in the linear network have changes a mean over the vocabulary: `load_model` centres W_U.
+    for each, tokens in (*_both(model), (linear, rows)):
         layer = each.cfg.n_layers // 2
         stream = each.run_with_cache(tokens)[1]["resid_post", layer]
         vector = _direction(each, stream)
         raw = _pushed(each, tokens, vector, layer) - each(tokens)
         right = raw[:, 1:].flatten(0, 1)
         mistakes = {
-            "Step 1: take each context's mean over the vocabulary off; softmax does not see it.": (
-                right
-            ),
-            "Step 1: position 0 is counted: leave BOS out.": _level(raw.flatten(0, 1)),
-            "Step 1: the sign is swapped: steered minus unsteered.": -_level(right),
-            "Step 1: these are the steered logits: subtract the unsteered ones.": _level(
+            "take each context's mean over the vocabulary off; softmax does not see it.": (right),
+            "position 0 is counted: leave BOS out.": _level(raw.flatten(0, 1)),
+            "the sign is swapped: steered minus unsteered.": -_level(right),
+            "these are the steered logits: subtract the unsteered ones.": _level(
                 _pushed(each, tokens, vector, layer)[:, 1:].flatten(0, 1)
             ),
-            "Step 1: the mean over contexts is taken off; it should be that over the vocabulary.": (
+            "the mean over contexts is taken off; it should be that over the vocabulary.": (
                 right - right.mean(0)
             ),
-            "Step 1: nothing has changed: did the model run inside the `with`?": 0 * right,
+            "nothing has changed: did the model run inside the `with`?": 0 * right,
         }
-        got = answer(changes, each, tokens, vector, layer)
-        _no_hook_left(each)
-        _compare(each is model, got, _level(right), mistakes, "Step 1: ", 1e-3)
+        with step(1), on_model(each is model):
+            with unchanged(each, tokens):
+                got = answer(changes, each, tokens, vector, layer)
+            compare(got, _level(right), mistakes, 1e-3)
 
-    generator = torch.Generator().manual_seed(0)
     table, guess = (torch.randn(6, 5, generator=generator) for _ in range(2))
     off = table - guess
     mistakes = {
-        "Step 2: this is the share that is *missed*; subtract it from 1.": (
+        "this is the share that is *missed*; subtract it from 1.": (
             off.square().sum() / table.square().sum()
         ),
-        "Step 2: divide by the squares of the changes, not by their spread around the mean.": (
+        "divide by the squares of the changes, not by their spread around the mean.": (
             1 - off.square().sum() / (table - table.mean(0)).square().sum()
         ),
-        "Step 2: squares, not absolute values.": 1 - off.abs().sum() / table.abs().sum(),
-        "Step 2: this is the mean of shares; sum over contexts first, then divide.": (
+        "squares, not absolute values.": 1 - off.abs().sum() / table.abs().sum(),
+        "this is the mean of shares; sum over contexts first, then divide.": (
             1 - (off.square().sum(1) / table.square().sum(1)).mean()
         ),
-        "Step 2: the root is too much: squares, summed, are enough.": (
-            1 - off.norm() / table.norm()
-        ),
+        "the root is too much: squares, summed, are enough.": (1 - off.norm() / table.norm()),
     }
-    compare(
-        answer(explained, table, guess), 1 - off.square().sum() / table.square().sum(), mistakes
-    )
-    compare(
-        answer(explained, table, table[0]),
-        1 - (table - table[0]).square().sum() / table.square().sum(),
-    )
+    with step(2):
+        right = 1 - off.square().sum() / table.square().sum()
+        compare(answer(explained, table, guess), right, mistakes)
+        right = 1 - (table - table[0]).square().sum() / table.square().sum()
+        compare(answer(explained, table, table[0]), right)
 
-    linear = toy.linear_network()  # whatever enters, a vector moves all logits by the same
-    rows = torch.randint(1, 10, (3, 6), generator=generator)
     vector = torch.randn(8, generator=generator, dtype=torch.float64)
-    constant, direct = _two(answer(verdict, linear, rows, vector, 0))
-    expect(
-        abs(constant - 1) < 1e-3,
-        f"Step 3: in a linear network every context changes by the same, so the constant explains "
-        f"all, 1.00; you give {constant:.2f}. Is it fitted as the mean over contexts?",
-    )
+    with step(3):
+        constant, _ = _two(answer(verdict, linear, rows, vector, 0))
+        expect(
+            abs(constant - 1) < 1e-3,
+            f"in a linear network every context changes by the same, so the constant explains all, "
+            f"1.00; you give {constant:.2f}. Is it fitted as the mean over contexts?",
+        )
     for each, tokens in ((linear, rows), *_both(model)):
         layer = each.cfg.n_layers // 2 - (each is linear)
-        stream = each.run_with_cache(tokens)[1]["resid_post", layer]
-        vector = _direction(each, stream)
+        vector = _direction(each, each.run_with_cache(tokens)[1]["resid_post", layer])
         right, mistakes = _verdict(each, tokens, vector, layer)
-        got = _two(answer(verdict, each, tokens, vector, layer))
-        _no_hook_left(each)
-        _compare(each is not linear, got, right, mistakes, "Step 3: ", 1e-3)
+        with step(3), on_model(each is not linear):
+            with unchanged(each, tokens):
+                got = _two(answer(verdict, each, tokens, vector, layer))
+            compare(got, right, mistakes, 1e-3)
     layer = model.cfg.n_layers // 2
     sides = TEXTS[1], "I hate this! It's absolutely terrible and"
     tokens = tokenize(model, "The movie was good. The story was bad, and the music was")
-    vector = steering_vector(model, *sides, layer)
-    constant, direct = _two(answer(verdict, model, tokens, vector, layer))
+    constant, direct = _two(verdict(model, tokens, steering_vector(model, *sides, layer), layer))
     print(f"Layer {layer} here: a constant explains {constant:.0%}, the last stream {direct:.0%}")
 
 
@@ -303,14 +309,14 @@ def _verdict(model, tokens, vector, layer) -> tuple[list[float], dict[str, list[
     fitted, held_out = mine[::2], mine[1::2]
     constant, straight = share(held_out, fitted.mean(0)), share(mine, direct)
     return [constant, straight], {
-        "Step 3: the constant is judged on the contexts that it was fitted on: fit on every other "
+        "the constant is judged on the contexts that it was fitted on: fit on every other "
         "one (0, 2, …), judge on the rest.": [share(mine, mine.mean(0)), straight],
-        "Step 3: fit on contexts 0, 2, 4 …, and judge on 1, 3, 5 …": [
+        "fit on contexts 0, 2, 4 …, and judge on 1, 3, 5 …": [
             share(fitted, held_out.mean(0)),
             straight,
         ],
-        "Step 3: the two shares are swapped.": [straight, constant],
-        "Step 3: the last stream is judged on the last stream's own changes; how much of *this "
+        "the two shares are swapped.": [straight, constant],
+        "the last stream is judged on the last stream's own changes; how much of *this "
         "layer's* changes does it explain?": [constant, share(direct, mine)],
     }
 
@@ -319,7 +325,7 @@ def _two(got) -> list[float]:
     try:
         first, second = (float(each) for each in got)
     except (TypeError, ValueError):
-        raise Wrong("Step 3: return two numbers: (by a constant, by the last stream).") from None
+        raise Wrong("return two numbers: (by a constant, by the last stream).") from None
     return [first, second]
 
 
@@ -333,13 +339,8 @@ def _pushed(model, tokens, vector, layer) -> Float[Tensor, "batch pos d_vocab"]:
 
 
 def _both(model) -> list[tuple[object, Int[Tensor, "1 pos"]]]:
-    """The model at hand and a random one of other sizes, each with a prompt that BOS begins."""
-    sizes = {"n_layers": 3, "n_heads": 2, "d_model": 16, "d_head": 8, "d_vocab": 20, "d_mlp": 32}
-    small = toy.boot(**sizes, normalization_type="LN", attn_only=False)
-    generator = torch.Generator().manual_seed(0)
-    for parameter in small.parameters():  # as made, its logits hardly move
-        torch.nn.init.normal_(parameter, std=0.5, generator=generator)
-    return [(model, tokenize(model, TEXTS[0])), (small, torch.tensor([[0, 4, 7, 2, 11, 5]]))]
+    """The model at hand and a random one, each with a prompt that BOS begins."""
+    return [(each, tokenize(each, TEXTS[0])) for each in (model, second_model(model))]
 
 
 def _direction(model, stream: Float[Tensor, "batch pos d_model"]) -> Float[Tensor, "d_model"]:
@@ -350,19 +351,3 @@ def _direction(model, stream: Float[Tensor, "batch pos d_model"]) -> Float[Tenso
 
 def _rows(streams: list[Tensor], start: int) -> Float[Tensor, "prompt d_model"]:
     return torch.stack([stream[start:].mean(0) for stream in streams])
-
-
-def _no_hook_left(model) -> None:
-    if any(point.has_hooks() for point in model.hook_dict.values()):
-        model.reset_hooks()
-        raise Wrong("your answer leaves a hook on the model, which changes every later run.")
-
-
-def _compare(here: bool, got, right, mistakes, step: str = "", tolerance: float = 1e-3) -> None:
-    """`compare`, with the step in front, and with the model that it is wrong on."""
-    try:
-        compare(got, right, mistakes, tolerance)
-    except Wrong as wrong:
-        text = str(wrong) if str(wrong).startswith(step) else f"{step}{wrong}"
-        where = "" if here else "Right on the model at hand, not on another one. "
-        raise Wrong(f"{where}{text}") from None

@@ -142,6 +142,80 @@ def gate_prompt(fact: int) -> Int[Tensor, "1 4"]:
     return torch.tensor([[BOS, fact, RELAY, ASK]])
 
 
+# A name mover
+
+NAMES, TO = 8, 9  # tokens 1 .. 8 are names
+REPEATED, INHIBITOR = (0, 0), (1, 0)  # (layer, head)
+NAME_MOVER, NEGATIVE, FOR_BOTH = (2, 0), (2, 1), (2, 2)
+
+
+def name_mover_network() -> TransformerBridge:
+    """Three layers of attention that name who was mentioned once, by a circuit of four heads.
+
+    Prompts are those of `name_prompts`: BOS, two names, one of them again (the giver), `TO`. Head
+    0.0 attends from a name to its earlier mention and writes "said before". Head 1.0 fetches that
+    for the last position. There 2.0, the name mover, attends to the names, but not to the one said
+    before, and writes it: `LOGIT` for the name over the giver. Head 2.1 attends like it and writes
+    minus half of that: a negative name mover. Head 2.2, a decoy, writes both names alike, three
+    times as loud. No other head writes anything that the unembedding reads.
+
+    Source: after Wang et al. 2022 (arXiv 2211.00593).
+    """
+    tokens, length = TO + 1, 5
+    width = tokens + length  # of a head: first the token, then the position
+    token, position = slice(0, tokens), slice(tokens, width)
+    repeated, inhibited, said = (
+        slice(width + NAMES * i, width + NAMES * (i + 1)) for i in range(3)
+    )
+    d_model = width + 3 * NAMES
+    sizes = {"n_layers": 3, "n_heads": 3, "d_vocab": tokens, "n_ctx": length}
+    model = boot(**sizes, d_model=d_model, d_head=width)
+    q, k, v = (torch.zeros(3, 3, d_model, width) for _ in range(3))
+    o = torch.zeros(3, 3, width, d_model)
+    certain = CERTAIN * width**0.5
+    names, one = slice(1, NAMES + 1), torch.eye(NAMES)
+    bos = slice(tokens, tokens + 1)  # of a head: position 0, where a head rests
+
+    k[REPEATED][token, token] = torch.eye(tokens)
+    k[REPEATED][position, position] = torch.eye(length)
+    q[REPEATED][token, token] = certain * torch.eye(tokens)
+    q[REPEATED][token, bos] = certain / 2
+    q[REPEATED][position, position] = -2 * certain * torch.eye(length)  # but not to itself
+    v[REPEATED][names, names] = o[REPEATED][names, repeated] = one
+
+    k[INHIBITOR][position, position] = torch.eye(length)
+    q[INHIBITOR][position, bos] = certain
+    q[INHIBITOR][tokens + 4, tokens + 3] = 2 * certain  # the last position to the one before
+    v[INHIBITOR][repeated, names] = o[INHIBITOR][names, inhibited] = one
+
+    for head, loud in ((NAME_MOVER, 1.0), (NEGATIVE, -0.5), (FOR_BOTH, 3.0)):
+        k[head][position, position] = torch.eye(length)
+        v[head][names, names] = one
+        o[head][names, said] = loud * one
+        if head == FOR_BOTH:
+            q[head][TO, tokens + 1 : tokens + 3] = certain  # the first mentions, evenly
+        else:
+            k[head][names, names] = one
+            q[head][TO, names] = certain
+            q[head][inhibited, names] = -2 * certain * one
+
+    put(model, "tok_embed.weight", torch.eye(tokens, d_model))
+    put(model, "pos.weight", torch.eye(d_model)[position])
+    put(model, "head.weight", LOGIT * torch.eye(tokens)[:, names] @ torch.eye(d_model)[said])
+    for layer in range(3):
+        put_attention(model, layer, q[layer], k[layer], v[layer], o[layer])
+    model.enable_compatibility_mode()  # the library's own attribution asks for it; changes nothing
+    return model
+
+
+def name_prompts() -> tuple[Int[Tensor, "batch 5"], Int[Tensor, "batch"], Int[Tensor, "batch"]]:
+    """Four prompts of the name mover network, the names it answers, and the givers."""
+    answer, giver = torch.tensor([[1, 2, 3, 4], [2, 1, 5, 6]])
+    first = torch.tensor([1, 1, 5, 4])  # who is named first: the answer, the giver, …
+    tokens = [torch.full((4,), BOS), first, answer + giver - first, giver, torch.full((4,), TO)]
+    return torch.stack(tokens, dim=1), answer, giver
+
+
 # A network that is linear, and one whose parts are known numbers
 
 

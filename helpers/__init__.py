@@ -5,7 +5,7 @@
     patching       2          sweeps of activation patching, and their linear estimate
     attribution    3          a logit difference, split over all that wrote it
     induction      4          scores of attention motifs on repeated tokens
-    lens           5          the stream at every layer, read by the model's own head
+    (none)         5          the library's own: transformer_lens.tools.analysis.logit_lens
     steering       6          a direction from contrast pairs, added while the model runs
 
     shared         metrics, prompts, models (hub, smollm2), architecture, claims, plots, inputs

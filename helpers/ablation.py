@@ -27,28 +27,25 @@ def ablate(
     `values` stand there instead: a number, 0 for *zero* ablation (crude: no head ever says 0); a
     tensor, each head's mean over other texts, for *mean* ablation; or the cache of another run of
     the same length, whose `z` is taken, for *resample* ablation. `positions`: where, negative ones
-    from the end; None for all.
-
-    Works around a plain call, `run_with_cache` and `run_with_hooks`; the hooks are gone afterwards,
-    also after an exception. TypeError or ValueError for no head, one out of range, values that do
-    not fit; RuntimeError where the model did not run.
+    from the end of all rows, padding included; None for all. The hooks are gone afterwards, also
+    after an exception. TypeError or ValueError for no head, one out of range, values that do not
+    fit; RuntimeError where the model did not run.
     Source: Wang et al. 2022 (arXiv 2211.00593), mean ablation; Chan et al. 2022, "Causal
     scrubbing", resample ablation."""
-    by_layer: dict[int, list[int]] = {}
+    those: dict[int, list] = {}  # by layer, (all rows, head)
     for layer, head in heads:
-        inputs.expect_index("layer", layer, model.cfg.n_layers, "layers")
-        inputs.expect_index("head", head, model.cfg.n_heads, "heads")
-        by_layer.setdefault(layer, []).append(head)
-    if not by_layer:
+        inputs.expect_int("layer", layer, 0, model.cfg.n_layers - 1)
+        inputs.expect_int("head", head, 0, model.cfg.n_heads - 1)
+        those.setdefault(layer, []).append((slice(None), head))
+    if not those:
         raise ValueError("heads: expected at least one (layer, head), got none")
-    everywhere, replace = slice(None), _replacement(model, values, positions)
-    calls = []
+    replace, calls = _replacement(model, values, positions), []
 
     def hook_function(z: Float[Tensor, "batch pos head d_head"], hook) -> Tensor:
         calls.append(hook.layer())
-        return replace(z, hook.layer(), [(everywhere, head) for head in by_layer[hook.layer()]])
+        return replace(z, hook.layer(), those[hook.layer()])
 
-    with model.hooks(fwd_hooks=[(f"blocks.{layer}.{HEADS}", hook_function) for layer in by_layer]):
+    with model.hooks(fwd_hooks=[(f"blocks.{layer}.{HEADS}", hook_function) for layer in those]):
         yield
     if not calls:
         raise RuntimeError("ablate: the model did not run within the `with`; nothing was ablated")
@@ -62,41 +59,38 @@ def ablate_each(
 
     In the metric's unit: subtract the metric of the plain run for the effect. `metric` as for
     `helpers.patching`; the rest and errors as `ablate`."""
-    inputs.expect_axes("tokens", tokens, "batch pos", batch=1)
-    inputs.expect_tokens("tokens", tokens, model.cfg.d_vocab)
-    replace, heads = _replacement(model, values, positions), range(model.cfg.n_heads)
+    inputs.expect_prompt("tokens", tokens, model)
+    replace, n = _replacement(model, values, positions), model.cfg.n_heads
 
     def hook_function(z, hook):  # row h of the batch runs without head h
-        return replace(z, hook.layer(), [(head, head) for head in heads])
+        return replace(z, hook.layer(), [(head, head) for head in range(n)])
 
     effects = []
     for layer in tqdm(range(model.cfg.n_layers), unit="layer", delay=2, leave=False):
         hooks = [(f"blocks.{layer}.{HEADS}", hook_function)]
-        effects.append(metric(model.run_with_hooks(tokens.expand(len(heads), -1), fwd_hooks=hooks)))
+        effects.append(metric(model.run_with_hooks(tokens.expand(n, -1), fwd_hooks=hooks)))
     return torch.stack(effects)
 
 
 def _replacement(model, values: Values, positions: Places):
     """A function from `z`, a layer and some (row, head) to a copy of `z` with these replaced."""
-    inputs.expect_local(model)
-    c = model.cfg
+    cfg, of_a_run = model.cfg, hasattr(values, "keys")
     if isinstance(values, Tensor) and values.ndim:
-        sizes = {"layer": c.n_layers, "head": c.n_heads, "d_head": c.d_head}
+        sizes = {"layer": cfg.n_layers, "head": cfg.n_heads, "d_head": cfg.d_head}
         inputs.expect_axes("values", values, "layer head d_head", **sizes)
         inputs.expect_finite("values", values)
-    elif not hasattr(values, "keys"):
-        number = torch.tensor(inputs.expect_number("values", values))
-        values = number.expand(c.n_layers, c.n_heads, 1)
+    elif not of_a_run:
+        values = torch.full((cfg.n_layers, cfg.n_heads, 1), inputs.expect_number("values", values))
 
     def replace(z: Tensor, layer: int, those: list[tuple[int | slice, int]]) -> Tensor:
         length, name = z.shape[1], f"blocks.{layer}.{HEADS}"
         places = list(range(length) if positions is None else positions)
         if wrong := [place for place in places if not -length <= place < length]:
             raise ValueError(f"positions: {wrong[0]} is out of range for {length} positions")
-        if isinstance(values, Tensor):
-            new = values[layer].expand(length, -1, -1)
-        else:
+        if of_a_run:
             new = inputs.expect_activation(values, name, model, batch=1, pos=length)[0]
+        else:
+            new = values[layer].expand(length, -1, -1)
         z = z.clone()
         for row, head in those:
             z[row, places, head] = new[places, head].to(z)

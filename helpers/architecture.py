@@ -5,8 +5,8 @@
     GPT-NeoX   LayerNorm                        rotates q, k     one a head     everywhere
     Llama      RMSNorm: divide                  rotates q, k     one a group    none or few
 
-The functions on streams and biases work on any model; `query_key_value` and the sparse engine only
-on the blocks of `KNOWN`, where a family with the same block is one more line."""
+Streams and biases work on any model; `query_key_value` and the sparse engine only on the blocks of
+`KNOWN`, where a family with the same block is one more line."""
 
 import torch
 from jaxtyping import Float
@@ -55,27 +55,18 @@ def scale(model, x: Float[Tensor, "*axes d_model"]) -> Float[Tensor, "*axes 1"]:
     With the final norm's gain folded (`load_model`), logits are `centre / scale @ W_U + b_U`."""
     if model.cfg.normalization_type is None:
         return x.new_ones(*x.shape[:-1], 1)
-    return (centre(model, x).pow(2).mean(-1, keepdim=True) + model.cfg.eps).sqrt()
+    wide = centre(model, x.to(torch.promote_types(x.dtype, torch.float32)))  # a square may overflow
+    return (wide.pow(2).mean(-1, keepdim=True) + model.cfg.eps).sqrt().to(x.dtype)
 
 
 def attention_bias(model) -> Float[Tensor, "n_layers d_model"]:
     """What each layer's attention adds after its heads, `b_O`; zeros where there is none."""
-    return _biases(model, "attn", "b_O", model.cfg.d_model)
+    return _biases(model, "attn", "b_O")
 
 
 def mlp_bias(model) -> Float[Tensor, "n_layers d_model"]:
     """What each MLP adds after its neurons, `b_out`; zeros where there is none."""
-    return _biases(model, "mlp", "b_out", model.cfg.d_model)
-
-
-def neuron_bias(model) -> Float[Tensor, "n_layers d_mlp"]:
-    """What is added to each neuron's input, `b_in` (of a gated MLP: the ungated half's)."""
-    return _biases(model, "mlp", "b_in", model.cfg.d_mlp)
-
-
-def neurons_read(model) -> Float[Tensor, "n_layers d_model d_mlp"]:
-    """What the normed stream is multiplied by for the cache's "pre": in a gated MLP the gate's."""
-    return model.W_gate if getattr(model.cfg, "gated_mlp", False) else model.W_in
+    return _biases(model, "mlp", "b_out")
 
 
 def query_key_value(
@@ -86,9 +77,9 @@ def query_key_value(
     Position is in them, and shared keys and values are repeated, one for each query head: so
     softmax(q kᵀ / √d_head) over the past is the pattern, and pattern @ v is `z`. `positions [pos]`
     are those in `stream`, None for 0, 1, 2, …; `Unsupported` for a block not in `KNOWN`.
-    Source: rotary embedding, Su et al. 2021 (arXiv 2104.09864); shared keys and values, Ainslie et
-    al. 2023 (arXiv 2305.13245)."""
-    expect_known(model)
+    Source: Su et al. 2021 (arXiv 2104.09864), rotary; Ainslie et al. 2023 (arXiv 2305.13245)."""
+    if why := unknown(model):
+        raise Unsupported(f"{model.cfg.architecture}: {why}")
     block = model.blocks[layer]
     x = plain(block.ln1)(stream)
     q, k, v = (
@@ -96,56 +87,52 @@ def query_key_value(
         for part in (block.attn.q, block.attn.k, block.attn.v)
     )  # (batch, head or group, pos, d_head)
     if hasattr(model, "rotary_emb"):
-        if positions is None:
-            positions = torch.arange(stream.shape[1], device=stream.device)
-        angles = plain(model.rotary_emb)(x, positions[None])  # (1, pos, rotated) each
+        at = torch.arange(stream.shape[1], device=x.device) if positions is None else positions
+        angles = plain(model.rotary_emb)(x, at[None])  # (1, pos, rotated) each
         q, k = (_rotated(each, *angles) for each in (q, k))
     shared = model.cfg.n_heads // k.shape[1]  # query heads that share a key
     return q, k.repeat_interleave(shared, dim=1), v.repeat_interleave(shared, dim=1)
 
 
-def expect_known(model) -> None:
-    """The model's blocks are of a known family, with nothing of it replaced; else `Unsupported`."""
-    if why := unknown(model):
-        raise Unsupported(f"{model.cfg.architecture}: {why}")
-
-
 def unknown(model) -> str | None:
     """Why the model's blocks are none of `KNOWN`, or None."""
-    kinds = KNOWN.get(model.cfg.architecture)
-    config = _config(model)
-    rope = (getattr(config, "rope_parameters", None) or {}).get("rope_type", "default")
-    if kinds is None:
+    if (kinds := KNOWN.get(model.cfg.architecture)) is None:
         return f"only these blocks are known: {', '.join(KNOWN)}"
     if any(_kinds(each) != kinds for each in model.blocks):
         return "a block, its attention or its MLP has been replaced"
-    if getattr(config, "scale_attn_by_inverse_layer_idx", False):
+    if _setting(model, "scale_attn_by_inverse_layer_idx"):
         return "attention is scaled by the layer's number"
-    if rope not in ("default", "linear", "llama3"):
-        return f"its rotation ({rope}) depends on the length of the text"
-    return None
+    rope = (_setting(model, "rope_parameters") or {}).get("rope_type", "default")
+    fixed = rope in ("default", "linear", "llama3")
+    return None if fixed else f"its rotation ({rope}) depends on the length of the text"
+
+
+def expect_neurons(model, name: str) -> None:
+    """The MLP whose activations have this name is one row of neurons; else `Unsupported`."""
+    experts = getattr(model.cfg, "num_experts", None)
+    if experts or name not in model.hook_dict:
+        why = f"a mixture of {experts} experts" if experts else f"has no {name}"
+        raise Unsupported(f"{model.cfg.architecture}: {why}, so no one row of neurons writes")
 
 
 def expect_plain_logits(model) -> None:
     """The logits are the unembedding of the normed stream and no more; else `Unsupported`."""
-    config, family = _config(model), model.cfg.architecture
     after = [
-        ("caps", getattr(model.cfg, "output_logits_soft_cap", None), (None, -1, 0)),
-        ("caps", getattr(config, "final_logit_softcapping", None), (None, 0)),  # Gemma 2
-        ("divides", getattr(config, "logits_scaling", None), (None, 1)),  # Granite
-        ("scales", getattr(config, "logit_scale", None), (None, 1)),  # Cohere
+        ("caps", getattr(model.cfg, "output_logits_soft_cap", None)),
+        ("caps", _setting(model, "final_logit_softcapping")),  # Gemma 2
+        ("divides", _setting(model, "logits_scaling")),  # Granite
+        ("scales", _setting(model, "logit_scale")),  # Cohere
     ]
-    for does, value, none in after:
-        if value not in none:
-            raise Unsupported(
-                f"{family} {does} its logits after the unembedding (by {value:g}): they are no sum "
-                "of components, and a lens would not end in them; patch instead (helpers.patching)"
-            )
+    for does, value in after:
+        if value not in (None, -1, 0, 1):  # with any of these it does not
+            how = f"{model.cfg.architecture} {does} its logits after the unembedding (by {value:g})"
+            what = "they are no sum of components, and a lens would not end in them"
+            raise Unsupported(f"{how}: {what}; patch instead (helpers.patching)")
 
 
 def sees_all(model, positions: int) -> bool:
     """Whether attention reaches back over so many positions (a sliding window may be shorter)."""
-    return positions <= (getattr(_config(model), "sliding_window", None) or positions)
+    return positions <= (_setting(model, "sliding_window") or positions)
 
 
 def parallel(model) -> bool:
@@ -158,9 +145,10 @@ def plain(module) -> torch.nn.Module:
     return getattr(module, "original_component", None) or module
 
 
-def _config(model):
-    """transformers' own configuration; None for a model without one."""
-    return getattr(getattr(model, "original_model", None), "config", None)
+def _setting(model, name: str):
+    """A setting of transformers' own configuration; None where there is none."""
+    config = getattr(getattr(model, "original_model", None), "config", None)
+    return getattr(config, name, None)
 
 
 def _kinds(block) -> tuple[str, ...]:
@@ -181,7 +169,7 @@ def _rotated(x: Tensor, cos: Tensor, sin: Tensor) -> Float[Tensor, "batch head p
     return torch.cat([turned * cos[:, None] + rotate_half(turned) * sin[:, None], rest], dim=-1)
 
 
-def _biases(model, part: str, name: str, width: int) -> Tensor:
-    zeros = model.W_U.new_zeros(width)
+def _biases(model, part: str, name: str) -> Tensor:
+    zeros = model.W_U.new_zeros(model.cfg.d_model)
     mine = [getattr(getattr(block, part, None), name, None) for block in model.blocks]
     return torch.stack([zeros if bias is None else bias for bias in mine])

@@ -13,6 +13,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from helpers import inputs
+from helpers.metrics import Mask
 
 Pattern = Float[Tensor, "batch head query key"]
 
@@ -24,13 +25,10 @@ def repeated_tokens(model, n: int, batch: int, seed: int) -> Int[Tensor, "{batch
     block; `seed` is of a generator of its own. TypeError or ValueError where these are no ints,
     n < 2, batch < 1, or 2n + 1 tokens do not fit the context.
     Source: Elhage et al. 2021; Olsson et al. 2022 (arXiv 2209.11895)."""
-    for name, value, least in (("n", n, 2), ("batch", batch, 1), ("seed", seed, 0)):
-        inputs.expect_int(name, value)
-        if not least <= value < 2**63:
-            raise ValueError(f"{name}: expected at least {least} and less than 2**63, got {value}")
-    if 2 * n + 1 > model.cfg.n_ctx:
-        longest = (model.cfg.n_ctx - 1) // 2
-        raise ValueError(f"n {n}: 2n + 1 tokens exceed the context; at most {longest} here")
+    longest = (model.cfg.n_ctx - 1) // 2  # 2n + 1 tokens must fit the context
+    inputs.expect_int("n", n, 2, longest)
+    inputs.expect_int("batch", batch, 1, 2**31)
+    inputs.expect_int("seed", seed, 0, 2**63 - 1)
     bos = model.to_tokens("a", prepend_bos=True)[0, 0].item()
     left_out = {bos, *model.tokenizer.all_special_ids}
     size = min(len(model.tokenizer), model.cfg.d_vocab)  # the model's vocabulary may be padded
@@ -41,11 +39,10 @@ def repeated_tokens(model, n: int, batch: int, seed: int) -> Int[Tensor, "{batch
 
 
 def induction_scores(pattern: Pattern, n: int) -> Float[Tensor, "head"]:
-    """Mean attention from the second copy to the token *after* the first occurrence.
-
-    The mean over queries n+1 .. 2n of the attention to key query - n + 1, and over the batch: 1 for
-    a perfect induction head, 0 for a perfect duplicate-token head. TypeError or ValueError for
-    wrong axes, an empty batch, NaN, or a length that is not 2n + 1.
+    """Mean attention from the second copy to the token *after* the first occurrence: to key
+    query - n + 1, over queries n+1 .. 2n and the batch. 1 for a perfect induction head, 0 for a
+    perfect duplicate-token head. TypeError or ValueError for wrong axes, an empty batch, NaN, or a
+    length that is not 2n + 1.
     Source: Olsson et al. 2022 (arXiv 2209.11895), "prefix matching"."""
     return _stripe(pattern, n, back=n - 1)
 
@@ -56,23 +53,28 @@ def duplicate_token_scores(pattern: Pattern, n: int) -> Float[Tensor, "head"]:
     return _stripe(pattern, n, back=n)
 
 
-def previous_token_scores(pattern: Pattern) -> Float[Tensor, "head"]:
-    """Mean attention to the position just before, over queries 2 .. and the batch.
+def previous_token_scores(pattern: Pattern, mask: Mask = None) -> Float[Tensor, "head"]:
+    """Mean attention to the position just before, over each row's tokens from the third on.
 
-    Query 0 has no position before it, and query 1 has only BOS, which many heads attend to anyway;
-    both are left out. Works on any text of three tokens or more; raises as `induction_scores`."""
-    if _checked(pattern).shape[-1] < 3:
-        raise ValueError(f"pattern: expected 3 positions or more, got {pattern.shape[-1]}")
-    return pattern.diagonal(-1, -2, -1)[..., 1:].mean((0, -1))
+    The first has no position before it, and the second only BOS, which many heads attend to anyway.
+    Works on any text of three tokens or more; `mask` as in `helpers.metrics`, for texts of several
+    lengths. Raises as `induction_scores`."""
+    batch, _, length, _ = _checked(pattern).shape
+    mask = torch.ones(batch, length, dtype=torch.bool) if mask is None else mask
+    real = inputs.expect_mask(mask, batch, length).to(pattern.device)
+    counted = (real & (real.cumsum(1) > 2))[:, 1:]  # (batch, query 1 ..)
+    if not counted.any(1).all():
+        raise ValueError(f"pattern: expected 3 tokens or more in each row, got {length} positions")
+    return pattern.diagonal(-1, -2, -1).transpose(1, 2)[counted].mean(0)
 
 
 def _stripe(pattern: Tensor, n: int, back: int) -> Float[Tensor, "head"]:
     """Mean attention of the second copy's queries to the key `back` positions earlier."""
-    inputs.expect_int("n", n)
-    if n < 2 or _checked(pattern).shape[-1] != 2 * n + 1:
-        what = f"BOS, then a block of n = {n} tokens (n >= 2) twice"
-        got = f"pattern has {pattern.shape[-1]} positions"
-        raise ValueError(f"{got}, expected 2n + 1 = {2 * n + 1}: {what}")
+    length = _checked(pattern).shape[-1]
+    inputs.expect_int("n", n, 2, length)
+    if length != 2 * n + 1:
+        what = f"BOS, then a block of n = {n} tokens twice"
+        raise ValueError(f"pattern has {length} positions, expected 2n + 1 = {2 * n + 1}: {what}")
     return pattern.diagonal(-back, -2, -1)[..., -n:].mean((0, -1))  # the last n of query back .. 2n
 
 

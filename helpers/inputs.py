@@ -2,11 +2,11 @@
 where it is of another kind, ValueError where it is of the right kind and cannot be used."""
 
 import math
+import re
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
-from transformer_lens.model_bridge.remote_bridge import RemoteBridge
 
 FLOATS = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 IDS = (torch.int32, torch.int64)  # what torch takes as indices
@@ -14,8 +14,7 @@ IDS = (torch.int32, torch.int64)  # what torch takes as indices
 
 def expect_axes(name: str, value: Tensor, axes: str, **sizes: int) -> None:
     """`value` is a non-empty tensor with these axes, of these sizes where one is given."""
-    if not isinstance(value, Tensor):
-        raise TypeError(f"{name}: expected a tensor [{axes}], got {type(value).__name__}")
+    _expect_numbers(name, value)
     names, shape = axes.split(), tuple(value.shape)
     if len(shape) != len(names):
         fix = f"got shape {shape}; add or drop an axis (x[None], x[0]) so that they match"
@@ -24,9 +23,8 @@ def expect_axes(name: str, value: Tensor, axes: str, **sizes: int) -> None:
         raise ValueError(f"{name}: axis {names[shape.index(0)]!r} is empty (shape {shape})")
     for axis, size in sizes.items():
         if shape[names.index(axis)] != size:
-            fix = "nothing is broadcast here, so expand it yourself if that is what you mean"
             what = f"axis {axis!r} should have {size} entries, got shape {shape}"
-            raise ValueError(f"{name}: {what}; {fix}")
+            raise ValueError(f"{name}: {what}; nothing is broadcast here, so expand it yourself")
 
 
 def expect_finite(name: str, value: Tensor, kinds: Sequence[torch.dtype] = FLOATS) -> None:
@@ -41,35 +39,59 @@ def expect_finite(name: str, value: Tensor, kinds: Sequence[torch.dtype] = FLOAT
         raise ValueError(f"{name}: {where} are NaN or infinite; find where they begin")
 
 
-def expect_int(name: str, value: int) -> None:
+def expect_int(name: str, value: int, least: int, most: int) -> None:
+    """`value` is an int from `least` to `most`; negative indices are not taken."""
     if isinstance(value, bool) or not isinstance(value, int):
         raise TypeError(f"{name}: expected an int, got {type(value).__name__} {value!r}")
+    if not least <= value <= most:
+        raise ValueError(f"{name} {value} is out of range: on this model it is {least} to {most}")
 
 
-def expect_index(name: str, value: int, size: int, what: str) -> None:
-    """`value` is an int in 0 .. size - 1; negative indices are not taken."""
-    expect_int(name, value)
-    if not 0 <= value < size:
-        raise ValueError(f"{name} {value} is out of range: this model has {what} 0 to {size - 1}")
+def expect_ids(d_vocab: int, batch: int | None = None, **ids: Tensor) -> None:
+    """Integer token ids (32 or 64 bits) of a vocabulary of `d_vocab`, by name; where there is a
+    `batch`, one for each row of it."""
+    for name, value in ids.items():
+        if batch is not None:
+            expect_axes(name, value, "batch", batch=batch)
+        _expect_numbers(name, value)
+        if value.dtype not in IDS:
+            raise TypeError(f"{name}: expected a tensor of integer token ids, got {value.dtype}")
+        bad = value[(value < 0) | (value >= d_vocab)]
+        if len(bad):
+            reason = f"is out of range 0 to {d_vocab - 1}; was it made with another tokenizer?"
+            raise ValueError(f"{name}: token id {bad[0].item()} {reason}")
 
 
-def expect_tokens(name: str, value: Tensor, d_vocab: int) -> None:
-    """`value` holds integer token ids (32 or 64 bits) of a vocabulary of `d_vocab`."""
-    _expect_numbers(name, value)
-    if value.dtype not in IDS:
-        raise TypeError(f"{name}: expected a tensor of integer token ids, got {value.dtype}")
-    bad = value[(value < 0) | (value >= d_vocab)]
-    if len(bad):
-        reason = f"is out of range 0 to {d_vocab - 1}; was it made with another model's tokenizer?"
-        raise ValueError(f"{name}: token id {bad[0].item()} {reason}")
+def expect_mask(mask: Tensor, batch: int, pos: int) -> Tensor:
+    """`mask` as truth values: which tokens are no padding, in each row at least one."""
+    expect_axes("mask", mask, "batch pos", batch=batch, pos=pos)
+    if mask.dtype not in (torch.bool, *IDS):
+        raise TypeError(f"mask: expected True or 1 where a token is no padding, got {mask.dtype}")
+    if not (real := mask.bool()).any(1).all():
+        raise ValueError("mask: a row has no token; expected 1 where a token is no padding")
+    return real
+
+
+def expect_prompt(name: str, tokens: Tensor, model) -> None:
+    """`tokens` is one prompt of this model's ids, without padding."""
+    expect_axes(name, tokens, "batch pos")
+    if len(tokens) != 1:
+        fix = "take one after the other and average the results"
+        raise ValueError(f"{name}: expected one prompt, got {len(tokens)}; {fix}")
+    expect_ids(model.cfg.d_vocab, **{name: tokens})
+    tokenizer = getattr(model, "tokenizer", None)
+    pad, bos = (getattr(tokenizer, f"{kind}_token_id", None) for kind in ("pad", "bos"))
+    padding = [token == pad for token in tokens[0].tolist()]
+    ahead = all(padding[:2]) if pad == bos else padding[0]
+    if len(padding) > 1 and (padding[-1] or ahead):
+        fix = "cut it off: a sweep reads the last position as the last token"
+        raise ValueError(f"{name}: the prompt is padded (with token id {pad}); {fix}")
 
 
 def expect_number(name: str, value: float) -> float:
     """`value` as a float, where it is one finite number."""
     try:
-        if isinstance(value, str | bytes):
-            raise TypeError
-        number = float(value)
+        number = float(None if isinstance(value, str | bytes) else value)
     except (TypeError, ValueError, OverflowError, RuntimeError):  # RuntimeError: a tensor of many
         raise TypeError(f"{name}: expected one number, got {type(value).__name__}") from None
     if not math.isfinite(number):
@@ -81,21 +103,17 @@ def expect_text(name: str, text: str) -> None:
     """`text` is a string that can be tokenized, with more in it than white space."""
     if not isinstance(text, str):
         raise TypeError(f"{name}: expected a string, got {type(text).__name__}")
-    if not text.strip():
-        raise ValueError(f"{name}: expected some text, got {text!r}")
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:  # half of a surrogate pair
-        raise ValueError(f"{name}: {text!r} is no valid Unicode ({error.reason})") from None
+    if not text.strip() or re.search("[\ud800-\udfff]", text):  # half of a surrogate pair
+        raise ValueError(f"{name}: expected some text in valid Unicode, got {text!r}")
 
 
-def expect_local(model) -> None:
-    """The model runs in this process: what a hook returns to a remote one is thrown away."""
-    if isinstance(model, RemoteBridge):
-        raise TypeError(
-            "this model runs in another process (RemoteBridge), where hooks only look: load it "
-            "with helpers.models.load_model, or use `intervene=` (docs/large-models.md)"
-        )
+def expect_texts(name: str, texts: Sequence[str]) -> Sequence[str]:
+    """`texts` is a list of at least one string, not a string."""
+    if isinstance(texts, str) or not isinstance(texts, Sequence):
+        raise TypeError(f"{name}: expected a list of texts, got {type(texts).__name__}")
+    if not texts:
+        raise ValueError(f"{name}: expected at least one text, got none")
+    return texts
 
 
 def expect_activation(cache, name: str, model, **sizes: int) -> Tensor:
@@ -111,8 +129,8 @@ def expect_activation(cache, name: str, model, **sizes: int) -> Tensor:
     width = {"hook_z": (c.n_heads, c.d_head), "hook_post": (None,)}  # OPT: not cfg.d_mlp
     width = width.get(name.split(".")[-1], (c.d_model,))
     shape, expected = tuple(value.shape), (sizes.get("batch"), sizes.get("pos"), *width)
-    asked = tuple(got if size is None else size for got, size in zip(shape, expected, strict=False))
-    if len(shape) != len(expected) or shape != asked:
+    known = all(size in (None, got) for got, size in zip(shape, expected, strict=False))
+    if len(shape) != len(expected) or not known:
         shown = ", ".join("any" if size is None else str(size) for size in expected)
         fix = "it must come from the same model, and from a prompt of the same length"
         raise ValueError(f"cache: {name} has shape {shape}, expected ({shown}); {fix}")

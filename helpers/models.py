@@ -40,8 +40,8 @@ def load_model(
 
     Processed: transformer_lens' compatibility mode (norms folded, weights centred) leaves
     log-probabilities as they were; logits shift by a constant per position. Checked: a forward pass
-    and a step with the key-value cache against plain transformers. Parameters require grad, as
-    transformer_lens' attribution patching needs. Every text is read with BOS in front.
+    and a step with the key-value cache against plain transformers. Parameters require grad, and
+    every text is read with BOS in front.
 
     Args:
         name: None for the environment variable TUTORIAL_MODEL or, where that is unset or empty,
@@ -49,30 +49,23 @@ def load_model(
             a hub name ("gpt2", "owner/name"); a directory or a .gguf file with a tokenizer in it: a
             Path, a string like "./x" or "/x", or "x" where there is such a directory.
         device: None for CUDA where there is one, else the CPU.
-        device_map: instead of `device`, for a model that is too large for one: how accelerate is
-            to spread it ("auto", "balanced", or a dict from the names of modules to devices), with
-            the parts on "disk" in `offload_folder`. Such a model is not checked, and with a part on
-            "cpu" or "disk" nothing is folded or centred (docs/large-models.md).
+        device_map: instead of `device`, how accelerate is to spread a model over several, with what
+            is on "disk" in `offload_folder`; such a model is not checked (docs/large-models.md).
 
     Raises TypeError or ValueError for a name, device or dtype that cannot be used, and for weights
     that do not fit; FileNotFoundError where a file is missing; ConnectionError for no copy here, no
     answer from outside in 10 s, or a download that stands still (noticed after 2 to 4 minutes);
-    RuntimeError where the model computes something else here than in plain transformers.
-
-    `model.cfg.model_name` is a name as above, or the path in path form ("./gpt2"). Loading the
-    embedded model sets torch to one thread in the whole process: on a busy machine a run of so
-    small a model took 170 ms with two threads, 1.6 ms with one."""
-    spread = device_map is not None
-    placement = {"device_map": device_map, "offload_folder": offload_folder} if spread else {}
-    if spread and device is not None:
+    RuntimeError where the model computes something else here than in plain transformers. The
+    embedded model sets torch to one thread: much faster for so small a one on a busy machine."""
+    if device is not None and device_map is not None:
         raise ValueError(f"device {device!r} and a device_map: give one of them")
-    device = _checked("cpu" if spread else device, dtype)
+    device = _checked(device, dtype)
     name = name if name is not None else os.environ.get("TUTORIAL_MODEL") or EMBEDDED
     identity, path = _locate(name)
-    _expect_complete(name, path)
     if identity == EMBEDDED:
         torch.set_num_threads(1)
-    model = _boot(path, dtype, None if spread else device, placement)
+    spread = {"device_map": device_map, "offload_folder": offload_folder}
+    model = _boot(path, dtype, device, spread if device_map is not None else None)
     model.cfg.model_name = identity
     return model
 
@@ -91,32 +84,31 @@ def describe(model: TransformerBridge) -> str:
 
 
 @torch.no_grad()
-def _boot(path: Path, dtype: torch.dtype, device: str | None, placement: dict) -> TransformerBridge:
+def _boot(path: Path, dtype: torch.dtype, device="cpu", spread: dict | None = None):
     """The model in a directory or .gguf file: read by transformers, wrapped, processed, checked."""
     directory, source = path, {"local_files_only": True}
     if path.is_file():
         directory, source["gguf_file"] = path.parent, path.name
+    # Attention is "eager" as the bridge's own is, so that rounding is alike.
+    options = {"attn_implementation": "eager", "use_safetensors": True, "dtype": dtype} | source
+    options |= spread or {"device_map": None}
     try:
         with quiet():
             tokenizer = AutoTokenizer.from_pretrained(directory, add_bos_token=True, **source)
-            # Attention is "eager" as the bridge's own is, so that rounding is alike.
-            options = {"attn_implementation": "eager", "use_safetensors": True} | source | placement
-            network, info = AutoModelForCausalLM.from_pretrained(
-                directory, dtype=dtype, output_loading_info=True, **options
-            )
+            load = AutoModelForCausalLM.from_pretrained
+            network, info = load(directory, output_loading_info=True, **options)
             # transformers fills a gap with random numbers.
             if lacking := sorted(map(str, [*info["missing_keys"], *info["mismatched_keys"]])):
                 gap = f"{len(lacking)} are missing or of another shape, such as {lacking[0]}"
                 raise ValueError(f"the weights do not fit the model's configuration: {gap}")
-            if device is not None:
-                network.to(device)
+            placed = {"dtype": dtype, "device": None if spread else device}
+            network = network if spread else network.to(device)
             parts = set(map(str, (getattr(network, "hf_device_map", None) or {}).values()))
             eighth = network.config.get_text_config().vocab_size // 8  # any six tokens will do
             ids = torch.arange(1, 7, device=network.device)[None] * eighth
             right = network(ids).logits if len(parts) < 2 else None
-            model = TransformerBridge.boot_transformers(
-                str(directory), hf_model=network, tokenizer=tokenizer, dtype=dtype, device=device
-            )
+            boot = TransformerBridge.boot_transformers
+            model = boot(str(directory), hf_model=network, tokenizer=tokenizer, **placed)
             # Once: it rewrites the weights, where they are all in reach.
             kept = getattr(network.config, smollm2.PROCESSED, False) or parts & {"cpu", "disk"}
             model.enable_compatibility_mode(no_processing=bool(kept))
@@ -130,9 +122,8 @@ def _boot(path: Path, dtype: torch.dtype, device: str | None, placement: dict) -
 
 
 def _compare(model, ids: Int[Tensor, "1 pos"], right: Float[Tensor, "1 pos d_vocab"]) -> None:
-    """Raise where the model does not answer as plain transformers did, at once and token by token.
-
-    The cache is the one that `generate` uses; a model without one (Mamba) has no second answer."""
+    """Raise where the model does not answer as plain transformers did, at once and with the cache
+    that `generate` uses (Mamba has none)."""
     cached = {"use_cache": True} if getattr(model.adapter, "supports_kv_cache", True) else {}
     logits, past = model(ids[:, :-1], return_type="logits_and_cache", **cached)
     answers = {"a forward pass": (logits, right[:, :-1])}
@@ -144,12 +135,11 @@ def _compare(model, ids: Int[Tensor, "1 pos"], right: Float[Tensor, "1 pos d_voc
         found, expected = (logits.float().log_softmax(-1) for logits in both)
         off = (found - expected).abs().max().item()
         if not off <= limit:  # not a number is wrong too
-            both = (f"{name} {version(name)}" for name in ("transformer_lens", "transformers"))
             raise RuntimeError(
                 f"{what} differs from plain transformers' by {off:.3g} nats (log-probabilities; "
-                f"{limit} is allowed) with {' and '.join(both)}. {GO_TOGETHER}; where you have "
-                "those, config.json asks for something that transformer_lens leaves out, such as "
-                "GPT-2's scale_attn_weights: false"
+                f"{limit} is allowed) with transformers {version('transformers')}. {GO_TOGETHER}; "
+                "where you have those, config.json asks for something that transformer_lens leaves "
+                "out, such as GPT-2's scale_attn_weights: false"
             )
 
 
@@ -170,17 +160,8 @@ def _checked(device: str | torch.device | None, dtype: torch.dtype) -> str:
     return str(device)
 
 
-def _expect_complete(name: str | os.PathLike[str], path: Path) -> None:
-    problem = "" if path.is_file() and path.suffix == ".gguf" else "is no directory or .gguf file"
-    if path.is_dir() and (problem := missing_files(path)):
-        problem = f"lacks {problem}, which the model's and the tokenizer's save_pretrained write. "
-        problem += "Pickled weights (*.bin) are never read: unpickling can run any code"
-    if problem:
-        raise FileNotFoundError(f"{name!r}: {path.absolute()} {problem}. {ADVICE}")
-
-
 def _locate(name: str | os.PathLike[str]) -> tuple[str, Path]:
-    """The model's identity, and the directory with its files or its .gguf file."""
+    """The model's identity, and the complete directory with its files or its .gguf file."""
     text = os.fspath(name) if isinstance(name, str | os.PathLike) else None
     if not isinstance(text, str):
         raise TypeError(f"name must be a string, a path or None; got {name!r}")
@@ -192,10 +173,16 @@ def _locate(name: str | os.PathLike[str]) -> tuple[str, Path]:
         if official == EMBEDDED:
             return EMBEDDED, EMBEDDED_DIRECTORY
         if official == smollm2.NAME:
-            return smollm2.NAME, smollm2.files(lambda gguf: _boot(gguf, torch.float32, "cpu", {}))
+            return smollm2.NAME, smollm2.files(lambda gguf: _boot(gguf, torch.float32))
         local = path.is_dir() or path.suffix == ".gguf"
         if official == "gpt2" or (_HUB_NAME.fullmatch(name) and not local):
             return official, cached(official) or download(official)
+    problem = "" if path.is_file() and path.suffix == ".gguf" else "is no directory or .gguf file"
+    if path.is_dir() and (problem := missing_files(path)):
+        problem = f"lacks {problem}, which the model's and the tokenizer's save_pretrained write. "
+        problem += "Pickled weights (*.bin) are never read: unpickling can run any code"
+    if problem:
+        raise FileNotFoundError(f"{name!r}: {path.absolute()} {problem}. {ADVICE}")
     in_path_form = text.startswith((".", "~")) or path.is_absolute()
     return text if in_path_form else f"./{text}", path
 

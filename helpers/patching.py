@@ -1,6 +1,5 @@
 """Activation patching: copy one clean activation into the corrupted run and read the metric.
 
-Every cell of a grid is one patched run; `helpers.engine` computes all of them side by side.
 `transformer_lens.patching` has the same four sweeps, one run of the whole model a cell; the ones
 here give the same numbers in a small part of the time (tools/benchmarks) and check their input."""
 
@@ -29,9 +28,9 @@ def patch_residual(
     `logit_diff`, only the logits that it reads are computed. `options`: `max_bytes`, as `sweep`.
 
     Returns the metric after patching layer l, position p, in its unit. Denoising: what suffices to
-    bring the clean answer back (Heimersheim & Nanda 2024, arXiv 2404.15255). For noising, pass the
-    clean tokens and the corrupted cache. TypeError or ValueError for more than one prompt, ids out
-    of range, another model's cache, a metric that does not give one finite number a row.
+    bring the clean answer back (Heimersheim & Nanda 2024, arXiv 2404.15255); for noising exchange
+    the runs. TypeError or ValueError for more than one prompt, padding, ids out of range, another
+    model's cache, a metric that does not give one finite number a row.
     Source: Meng et al. 2022 (arXiv 2202.05262); Wang et al. 2022 (arXiv 2211.00593)."""
     return _swept("residual", model, corrupted_tokens, clean_cache, metric, **options)
 
@@ -63,14 +62,15 @@ def attribution_patch(
 ) -> Float[Tensor, "*grid"]:
     """The linear estimate of a sweep minus the corrupted metric, from one backward pass.
 
-    (clean - corrupted) . d metric / d activation, with the gradient of the corrupted run: the first
-    term of a Taylor series, in the metric's unit. A screen, to be verified: it fails where the
-    model from here on is far from linear, above all in the first layers. The library's
-    `attribution_patch` estimates nodes and edges; this one gives the exact sweep's own grid. `what`
-    is "residual", "blocks", "heads" or "head_positions"; the rest as `patch_residual` etc.
+    (clean - corrupted) . d metric / d activation, with the gradient of the corrupted run, in the
+    metric's unit. A screen, to be verified: it fails where the model from here on is far from
+    linear, above all in the first layers. The library's `attribution_patch` estimates nodes and
+    edges; this one gives the exact sweep's own grid. `what` is "residual", "blocks", "heads" or
+    "head_positions"; the rest as `patch_residual`.
     Source: Nanda 2023, "Attribution patching"; Syed et al. 2023 (arXiv 2310.10348); where it fails:
     Kramar et al. 2024 (arXiv 2403.00745)."""
     cells, shape = grid(model, corrupted_tokens, what)
+    names = _check(model, corrupted_tokens, clean_cache, cells)
     kept: dict[str, Tensor] = {}
 
     def keep(name: str, activation, hook):
@@ -79,7 +79,6 @@ def attribution_patch(
         kept[name] = activation
         return activation
 
-    names = _check(model, corrupted_tokens, clean_cache, cells)
     fwd_hooks = [(name, partial(keep, name)) for name in names]  # hook.name may be an alias
     with torch.enable_grad():
         logits = model.run_with_hooks(corrupted_tokens, fwd_hooks=fwd_hooks)
@@ -97,8 +96,7 @@ def sweep(
     """The metric after patching each of a list of `Cell` by itself, in the order of `cells`.
 
     The model decides which engine computes it. `max_bytes` is about how much memory a pass may
-    take; the cells are split into as many passes as that needs, with a bar after two seconds. The
-    rest and errors as `patch_residual`."""
+    take; there are as many passes as that needs. The rest and errors as `patch_residual`."""
     _check(model, corrupted_tokens, clean_cache, cells)
     positions = corrupted_tokens.shape[1]
     engine = sparse if sparse.supports(model, positions) else hooks
@@ -113,20 +111,19 @@ def sweep(
             values.append(_measured(measured, len(chunk)))
             bar.update(len(chunk))
     rows = torch.cat(values)
-    return torch.empty_like(rows).index_copy(0, torch.tensor(order, device=rows.device), rows)
+    return rows[torch.tensor(order).argsort()]
 
 
 def grid(model, tokens: Int[Tensor, "1 pos"], what: str) -> tuple[list[Cell], tuple[int, ...]]:
     """The cells of a sweep, in the order of its grid, and the grid's shape."""
-    inputs.expect_axes("corrupted_tokens", tokens, "batch pos")
-    layers, heads, positions = model.cfg.n_layers, model.cfg.n_heads, tokens.shape[1]
-    by_position = [(p,) for p in range(positions)]
-    by_both = [(p, h) for h in range(heads) for p in range(positions)]
+    inputs.expect_prompt("corrupted_tokens", tokens, model)
+    layers, heads, positions = model.cfg.n_layers, range(model.cfg.n_heads), range(tokens.shape[1])
+    at, sizes = [(p,) for p in positions], (len(heads), len(positions))
     kinds = {
-        "residual": ([RESIDUAL], by_position, (layers, positions)),
-        "blocks": ([RESIDUAL, ATTENTION, MLP], by_position, (3, layers, positions)),
-        "heads": ([HEADS], [(slice(None), h) for h in range(heads)], (layers, heads)),
-        "head_positions": ([HEADS], by_both, (layers, heads, positions)),
+        "residual": ([RESIDUAL], at, (layers, len(at))),
+        "blocks": ([RESIDUAL, ATTENTION, MLP], at, (3, layers, len(at))),
+        "heads": ([HEADS], [(slice(None), h) for h in heads], (layers, len(heads))),
+        "head_positions": ([HEADS], [(p, h) for h in heads for p in positions], (layers, *sizes)),
     }
     if what not in kinds:
         raise ValueError(f"what: expected one of {', '.join(kinds)}; got {what!r}")
@@ -141,12 +138,7 @@ def _swept(what: str, model, tokens: Tensor, cache, metric: Metric, **options) -
 
 def _check(model, tokens: Tensor, cache, cells: list[Cell]) -> list[str]:
     """One prompt of this model's tokens, and a cache of its shape; the activations' names."""
-    inputs.expect_local(model)
-    inputs.expect_axes("corrupted_tokens", tokens, "batch pos")
-    if len(tokens) != 1:
-        fix = "sweep each prompt in a loop and average the grids"
-        raise ValueError(f"corrupted_tokens: expected one prompt, got {len(tokens)}; {fix}")
-    inputs.expect_tokens("corrupted_tokens", tokens, model.cfg.d_vocab)
+    inputs.expect_prompt("corrupted_tokens", tokens, model)
     names = list(dict.fromkeys(cell.name for cell in cells))
     for name in names:
         inputs.expect_activation(cache, name, model, batch=1, pos=tokens.shape[1])
@@ -155,8 +147,7 @@ def _check(model, tokens: Tensor, cache, cells: list[Cell]) -> list[str]:
 
 def _measured(values: Tensor, rows: int) -> Float[Tensor, "rows"]:
     """The metric of each row, checked to be one finite number a row."""
-    if not isinstance(values, Tensor) or tuple(values.shape) != (rows,):
-        got = tuple(getattr(values, "shape", ())) or type(values).__name__
+    if (got := getattr(values, "shape", type(values).__name__)) != (rows,):
         fix = f"got {got}; do not average over rows or call .item()"
         raise ValueError(f"metric: expected one number for each of the {rows} rows, {fix}")
     inputs.expect_finite("metric", values, [*inputs.FLOATS, *inputs.IDS])  # a rank is an int

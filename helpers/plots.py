@@ -1,24 +1,25 @@
-"""Figures of the lessons: arrays in, a plotly figure or a circuitsvis view out; no computing.
+"""Figures of the lessons: arrays in, a plotly figure out; no computing.
 
-Red to blue, centred on zero, where the sign means something; viridis elsewhere: both can be told
-apart with the common forms of colour blindness. Values are tensors on any device, arrays or lists;
-shapes that do not fit the labels are a ValueError. Titles and labels are strings."""
+Red to blue, centred on zero, where the sign means something, else white to blue: safe for the
+colour-blind. Values are tensors, arrays or lists; shapes that do not fit are a ValueError."""
 
-import json
-from collections.abc import Mapping, Sequence
+import re
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from html import escape
-from importlib.resources import files
+from numbers import Real
 from textwrap import wrap
-from uuid import uuid4
 
 import numpy as np
 import plotly.graph_objects as go
-from circuitsvis.utils.convert_props import convert_props
-from IPython.display import HTML
+from IPython.display import HTML, display
+from ipywidgets import Box, Dropdown, SelectionSlider, interactive_output
 
-SIGNED, AMOUNT = "RdBu", "Viridis"
+SIGNED = ["#f0906a", "#fbc3a5", "#f7f7f7", "#b2d7e8", "#6fb0d6"]  # text is readable on all of them
+AMOUNT = ["#ffffff", "#93d4c3", "#5fb0d8", "#225ea8", "#081d58"]  # and on three of these
 LINES = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#555555"]  # Okabe & Ito
-MAX_ENTRIES = 120_000  # of an attention view, about 1 MB in the notebook
+MAX_WEIGHTS = 800_000  # of an attention view, about 1 MB in the notebook
 
 
 def heatmap(
@@ -31,27 +32,23 @@ def heatmap(
     `text [row, column]` is written into the cells."""
     z = _array("values", values)
     _expect(z.shape == (len(y), len(x)), f"values {z.shape}", f"{len(y)} row and {len(x)} column")
-    if text is not None:
-        _expect(np.shape(text) == z.shape, f"text {np.shape(text)}", f"values {z.shape}")
     if np.isnan(z).all() or np.isinf(z).any():
         raise ValueError("values: every cell is NaN, or one is infinite; the colours have no scale")
     if limit is not None and not 0 < limit < np.inf:
         raise ValueError(f"limit: expected a positive number, got {limit}")
     top = limit or float(np.nanmax(np.abs(z))) or 1.0
-    trace = go.Heatmap(
-        z=z.tolist(),
-        **({} if text is None else {"text": list(map(list, text)), "texttemplate": "%{text}"}),
-        customdata=[[[_shown(column), _shown(row)] for column in x] for row in y],
-        hovertemplate="%{customdata[1]}, %{customdata[0]}: %{z:.3f}<extra></extra>",
-        colorscale=SIGNED if signed else AMOUNT,
-        zmin=-top if signed else 0,
-        zmax=top,
-        colorbar={"thickness": 15},
-    )
-    figure = go.Figure(trace).update_xaxes(**_named(x))
-    figure.update_yaxes(**_named(y), autorange="reversed")
-    # The unit stands under the title, since along a low colour bar it would be cut off.
-    height = max(320, 30 * len(y) + 170)
+    look = {"zmin": -top if signed else 0, "zmax": top, "colorbar_thickness": 12}
+    look["colorscale"] = SIGNED if signed else AMOUNT if text is None else AMOUNT[:3]
+    hover = "%{y}, %{x}: %{z:.3f}"
+    if text is not None:
+        _expect(np.shape(text) == z.shape, f"text {np.shape(text)}", f"values {z.shape}")
+        words = np.where(np.isnan(z), "", [list(map(_shown, row)) for row in text]).tolist()
+        look |= {"text": words, "texttemplate": "%{text}", "textfont_color": "black"}
+        hover += "<br>%{text}"  # a small cell's words are small
+    look["hovertemplate"] = hover + "<extra></extra>"
+    figure = go.Figure(go.Heatmap(x=_places(x), y=_places(y), z=z.tolist(), **look))
+    figure.update_xaxes(**_named(x)).update_yaxes(**_named(y), autorange="reversed")
+    height = max(320, min(170 + 30 * len(y), 600), 170 + 20 * len(y) * (text is not None))
     return _finished(figure, title, xlabel, ylabel, height, note=f"colour: {unit}")
 
 
@@ -60,15 +57,19 @@ def lines(series: Mapping[str, object], *, title, xlabel, ylabel, x=None, spread
     spread = spread or {}
     if unknown := set(spread) - set(series):
         raise ValueError(f"spread: there is no line {min(unknown)!r}")
-    figure = go.Figure()
+    figure, words = go.Figure(), x is not None and any(isinstance(place, str) for place in x)
     for i, (name, values) in enumerate(series.items()):
         y = _array(name, values)
         fits = y.ndim == 1 and (x is None or len(x) == len(y))
         _expect(fits, f"{name}: shape {y.shape}", "one line over x")
         line = {"color": LINES[i % len(LINES)], "dash": ["solid", "dash", "dot"][i % 3]}
-        error, places = _error_bars(spread.get(name), y), list(range(len(y)) if x is None else x)
-        look = {"mode": "lines+markers", "line": line, "error_y": error}
+        look = {"mode": "lines+markers", "line": line, "error_y": _error_bars(spread.get(name), y)}
+        places = list(range(len(y))) if x is None else _places(x) if words else list(x)
         figure.add_scatter(x=places, y=y.tolist(), name=_shown(name), **look)
+    if words:
+        figure.update_xaxes(**_named(x))
+    elif x is None and max(map(len, series.values()), default=0) < 20:
+        figure.update_xaxes(dtick=1)  # half a layer does not exist
     return _finished(figure, title, xlabel, ylabel, legend=len(series) > 1)
 
 
@@ -77,8 +78,8 @@ def bars(values, labels: Sequence[str], *, title, xlabel, ylabel, spread=None) -
     y = _array("values", values)
     _expect(y.shape == (len(labels),), f"values {y.shape}", f"{len(labels)} labels")
     colours = [LINES[0] if value >= 0 else LINES[1] for value in y]
-    error, places = _error_bars(spread, y), list(range(len(y)))
-    figure = go.Figure(go.Bar(x=places, y=y.tolist(), error_y=error, marker_color=colours))
+    look = {"marker_color": colours, "error_y": _error_bars(spread, y)}
+    figure = go.Figure(go.Bar(x=_places(labels), y=y.tolist(), **look))
     return _finished(figure.update_xaxes(**_named(labels)), title, xlabel, ylabel)
 
 
@@ -87,8 +88,8 @@ def scatter(x, y, *, title, xlabel, ylabel, groups=None, hover=None, diagonal=Fa
     x, y = _array("x", x), _array("y", y)
     _expect(x.ndim == 1 and x.shape == y.shape, f"x {x.shape}", f"y {y.shape}: one list each")
     for name, labels in (("groups", groups), ("hover", hover)):
-        fits = labels is None or len(labels) == len(x)
-        _expect(fits, f"{name}: {len(labels or ())} labels", f"{len(x)} points")
+        if labels is not None:
+            _expect(len(labels) == len(x), f"{name}: {len(labels)} labels", f"{len(x)} points")
     groups = [""] * len(x) if groups is None else list(groups)
     figure = go.Figure()
     for i, group in enumerate(dict.fromkeys(groups)):
@@ -99,39 +100,89 @@ def scatter(x, y, *, title, xlabel, ylabel, groups=None, hover=None, diagonal=Fa
         figure.add_scatter(x=x[here].tolist(), y=y[here].tolist(), name=_shown(group), **look)
     if diagonal and len(x):
         ends = [float(min(x.min(), y.min())), float(max(x.max(), y.max()))]
-        line = {"color": "#888888", "dash": "dash"}
-        figure.add_scatter(x=ends, y=ends, mode="lines", line=line, name="y = x")
+        look = {"mode": "lines", "line_color": "#888888", "line_dash": "dash"}
+        figure.add_scatter(x=ends, y=ends, name="y = x", **look)
     return _finished(figure, title, xlabel, ylabel, legend=len(set(groups)) > 1 or diagonal)
 
 
-def load_views() -> HTML:
-    """Put circuitsvis' program into the page, once (in the set-up cell), from the installed
-    package: no network. `attention` then draws with a few kB each."""
-    program = (files("circuitsvis") / "dist" / "cdn" / "iife.js").read_text(encoding="utf-8")
-    program = program.replace("</script", "<\\/script")
-    return HTML(
-        f"<script>if (!window.CircuitsVis) {{{program}\nwindow.CircuitsVis = CircuitsVis}}</script>"
-    )
+def attention(pattern, tokens: Sequence[str], *, heads: Sequence[str]) -> go.Figure:
+    """Attention patterns `[head, query, key]` in per cent, one head at a time, chosen in a menu.
 
-
-def attention(pattern, tokens: Sequence[str], *, heads: Sequence[str]) -> HTML:
-    """Attention patterns `[head, query, key]` to be explored: hover a token, click a head."""
+    By keyboard, or among more heads than a notebook should carry: draw one head in `explore`."""
     pattern, shape = _array("pattern", pattern), (len(heads), len(tokens), len(tokens))
     _expect(pattern.shape == shape, f"pattern {pattern.shape}", f"heads and tokens {shape}")
-    if pattern.size > MAX_ENTRIES:
-        fix = f"show fewer heads or a shorter text, at most {MAX_ENTRIES:,} entries"
-        what = f"pattern: {pattern.size:,} entries would make the notebook megabytes larger"
-        raise ValueError(f"{what}; {fix}")
-    # Three digits are all that can be seen, and keep the notebook small.
-    props = {"attention": pattern.round(3), "tokens": list(tokens), "attentionHeadNames": [*heads]}
-    safe = convert_props(props).replace("<", "\\u003c")  # no token ends the script it stands in
-    place, view = f"circuits-vis-{uuid4().hex[:12]}", "CircuitsVis.AttentionHeads"
-    missing = json.dumps("This view needs the set-up cell: run it, then this cell again.")
-    return HTML(
-        f'<div id="{place}" style="margin: 15px 0; background: white; color: black"></div><script>'
-        f"if (window.CircuitsVis) CircuitsVis.render({place!r}, {view}, {safe});"
-        f"else document.getElementById({place!r}).textContent = {missing};</script>"
-    )
+    if not ((pattern > -1e-3) & (pattern < 1.001)).all():
+        raise ValueError("pattern: expected attention weights, from 0 to 1")
+    if pattern.size > MAX_WEIGHTS:
+        fix = f"show fewer heads or a shorter text, at most {MAX_WEIGHTS:,}, or use `explore`"
+        raise ValueError(f"pattern: {pattern.size:,} weights would be megabytes; {fix}")
+    percent = (100 * pattern).round().clip(0, 100).astype(np.uint8)
+    title = "Attention" if len(heads) > 1 else f"Attention of {heads[0]}"
+    words = {"title": title, "xlabel": "key", "ylabel": "query", "unit": "attention weight"}
+    figure = heatmap(percent[0], x=tokens, y=tokens, signed=False, limit=100, **words)
+    hover = "query %{y}<br>key %{x}<br>weight %{z} %<extra></extra>"
+    figure.update_traces(hovertemplate=hover, colorbar_ticksuffix=" %")
+    first, figure.data = figure.data[0], ()
+    figure.add_traces([go.Heatmap(first, z=z, visible=i == 0) for i, z in enumerate(percent)])
+    if len(heads) > 1:
+        shown = [[{"visible": row.tolist()}] for row in np.eye(len(heads), dtype=bool)]
+        buttons = [{"label": _shown(h), "args": s} for h, s in zip(heads, shown, strict=True)]
+        place = {"x": 0, "xanchor": "left", "y": 1, "yanchor": "bottom", "pad": {"b": 8}}
+        figure.update_layout(updatemenus=[{"buttons": buttons, **place}], margin_t=104)
+    return figure
+
+
+def follow_theme() -> HTML:
+    """What turns the figures of a notebook dark where JupyterLab's theme is: show it once."""
+    dark = '[data-jp-theme-light="false"] .js-plotly-plot'
+    return HTML(f"<style>{dark} {{ filter: invert(0.95) hue-rotate(180deg); }}</style>")
+
+
+def explore(draw: Callable, *, start: Mapping | None = None, **choices) -> None:
+    """A control for each argument of `draw`, which returns a figure or a string.
+
+    A choice is a list of numbers (a slider) or of words (a menu), or a mapping from labels to
+    values (a menu); `start` has the first picture's values, else each choice's first. The picture
+    is an ordinary output, which stands alone where there is no kernel.
+
+        def draw(layer, head):
+            return plots.attention(cache["pattern", layer][0, [head]], tokens, heads=["its name"])
+        plots.explore(draw, layer=range(n_layers), head=range(n_heads), start={"layer": 1})
+    """
+    if unknown := set(start or {}) - set(choices):
+        raise ValueError(f"start: there is no choice {min(unknown)!r}")
+    controls, start = {}, start or {}
+    for name, choice in choices.items():
+        named = choice if isinstance(choice, Mapping) else {}
+        values = list(named.values() or choice)
+        if not values or start.get(name, values[0]) not in values:
+            raise ValueError(f"{name}: {start.get(name)} is not one of the choices {values}")
+        slides = not named and all(isinstance(value, Real) for value in values)
+        kind = partial(SelectionSlider, continuous_update=False) if slides else Dropdown
+        options = list(zip(named or map(str, values), values, strict=True))
+        controls[name] = kind(options=options, value=start.get(name, values[0]), description=name)
+
+    def picture() -> dict:
+        drawn = draw(**{name: control.value for name, control in controls.items()})
+        return {"text/plain": drawn} if isinstance(drawn, str) else drawn._repr_mimebundle_()
+
+    def redraw(_) -> None:
+        try:
+            drawn = picture()
+        except Exception as error:  # it would vanish in a log
+            drawn = {"text/plain": f"{type(error).__name__}: {error}"}
+        # JupyterLab keeps a plotly figure that is there, so something else comes between.
+        place.update({"text/html": '<div style="height: 450px"></div>'}, raw=True)
+        place.update(drawn, raw=True)
+
+    row = Box([*controls.values()], layout={"flex_flow": "row wrap"})
+    if "google.colab" in sys.modules:  # there a control draws in a place of its own only
+        return display(row, interactive_output(lambda **_: display(picture(), raw=True), controls))
+    still = {"text/plain": f"Run this cell to choose: {', '.join(choices)}."}
+    display(row._repr_mimebundle_() | still, raw=True)
+    place = display(picture(), raw=True, display_id=True)
+    for control in controls.values():
+        control.observe(redraw, "value")
 
 
 def _expect(fits: bool, what: str, labels: str) -> None:
@@ -140,45 +191,50 @@ def _expect(fits: bool, what: str, labels: str) -> None:
 
 
 def _error_bars(spread, y: np.ndarray) -> dict | None:
-    if spread is None:
-        return None
-    sizes = _array("spread", spread)
-    _expect(sizes.shape == y.shape, f"spread {sizes.shape}", f"values {y.shape}")
-    return {"array": sizes.tolist()}
+    sizes = None if spread is None else _array("spread", spread)
+    fits = sizes is None or sizes.shape == y.shape
+    _expect(fits, f"spread {np.shape(sizes)}", f"values {y.shape}")
+    return None if spread is None else {"array": sizes.tolist()}
 
 
 def _array(name: str, values) -> np.ndarray:
     """A tensor on any device, an array or a list, as an array."""
     try:
-        if hasattr(values, "detach"):
-            values = values.detach().float().cpu()
+        values = values.detach().float().cpu() if hasattr(values, "detach") else values
         return np.asarray(values, dtype=float)
     except (TypeError, ValueError, NotImplementedError):  # the last: no numbers on "meta"
         raise ValueError(f"{name}: expected numbers, in rows of one length") from None
 
 
 def _shown(label: str) -> str:
-    """A token as it is: plotly would read `<s>` as markup."""
-    return escape(str(label), quote=False)
+    """A token as it is (plotly would read `<s>` as markup); a zero has no sign."""
+    label = re.sub(r"^[-−](?=0\.?0*$)", "", str(label)).replace("\n", "\\n")
+    return escape(label, quote=False)
+
+
+def _places(labels: Sequence[str]) -> list[str]:
+    return [str(i) for i in range(len(labels))]
 
 
 def _named(labels: Sequence[str]) -> dict:
-    """Axis ticks by place, not by name: repeated tokens would otherwise fall on one tick."""
-    return {"tickvals": list(range(len(labels))), "ticktext": [_shown(label) for label in labels]}
+    """An axis of categories by place, since equal tokens would fall on one; named where it fits."""
+    names = dict(zip(_places(labels), map(_shown, labels), strict=True))
+    return {"type": "category", "labelalias": names, "showgrid": False}
 
 
-def _finished(
-    figure: go.Figure, title, xlabel, ylabel, height=380, legend=False, note=""
-) -> go.Figure:
-    rows = [*map(_shown, wrap(title, 80)), *([f"<sup>{_shown(note)}</sup>"] if note else [])]
+def _finished(figure, title, xlabel, ylabel, height=380, legend=False, note="") -> go.Figure:
+    rows = [_shown(row) for row in wrap(title, 46)]  # plotly does not: for the narrowest screen
+    rows += [f'<span style="font-size: 12px">{_shown(note)}</span>'] * bool(note)
+    corner = {"x": 0.02, "xanchor": "left", "y": 1, "yanchor": "top", "pad_t": 12}
     figure.update_layout(
         template="none",  # plotly's own look costs 7 kB a figure in the saved notebook
-        title={"text": "<br>".join(rows), "x": 0.02, "xanchor": "left"},
+        title={"text": "<br>".join(rows), "font_size": 15, **corner},
         height=height,
         showlegend=legend,
-        margin={"l": 80, "r": 30, "t": 40 + 20 * len(rows), "b": 80},
+        legend={"orientation": "h", "yref": "container", "y": 0, "yanchor": "bottom"},
+        margin={"l": 60, "r": 20, "t": 22 + 20 * len(rows), "b": 60},
         **dict.fromkeys(("paper_bgcolor", "plot_bgcolor"), "white"),
     )
-    figure.update_xaxes(title=_shown(xlabel), automargin=True)
-    figure.update_yaxes(title={"text": _shown(ylabel), "standoff": 12}, automargin=True)
-    return figure
+    room = {"title_standoff": 12, "automargin": True}
+    figure.update_xaxes(title_text=_shown(xlabel), **room)
+    return figure.update_yaxes(title_text=_shown(ylabel), **room)

@@ -1,13 +1,14 @@
 """Clean/corrupted prompt pairs whose tokens are checked to line up before anything is patched."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Bool, Int
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from helpers import inputs
 from helpers.metrics import LastToken
@@ -45,15 +46,11 @@ class PromptPair:
     def tokens(self, model) -> PairTokens:
         """Tokenize with BOS and check that the pair can be patched position by position.
 
-        TypeError where a field is no string; ValueError for a prompt that `tokenize` refuses or
-        that ends in white space, another number of tokens, the same tokens twice, or an answer that
-        is not the one token that follows the prompt; it shows both tokenizations."""
-        clean = tokenize(model, self.clean, "clean")
-        corrupted = tokenize(model, self.corrupted, "corrupted")
-        for name, text in (("clean", self.clean), ("corrupted", self.corrupted)):
-            if text != text.rstrip():
-                fix = "drop it, the answer brings its own"
-                raise ValueError(f"{name}: {text!r} ends in white space; {fix}")
+        TypeError where a field is no string; ValueError for a prompt that `tokenize` refuses,
+        another number of tokens, the same tokens twice, or an answer that is not the one token that
+        follows the prompt; it shows both tokenizations."""
+        clean = tokenize(model, self.clean, "clean", ends=True)
+        corrupted = tokenize(model, self.corrupted, "corrupted", ends=True)
         both = f"\n  clean     {_shown(model, clean)}\n  corrupted {_shown(model, corrupted)}"
         if clean.shape != corrupted.shape:
             fix = "position i would mean two different things; reword one until they line up"
@@ -85,13 +82,15 @@ def aligned(pairs: Iterable[PromptPair], model) -> list[tuple[PromptPair, PairTo
     return fit
 
 
-def tokenize(model, text: str, name: str = "text") -> Int[Tensor, "1 pos"]:
-    """Token ids with BOS once in front: the one rule for all helpers. (transformer_lens by itself
-    leaves BOS out for some models, such as Pythia.)
-
-    TypeError where `text` is no string; ValueError for nothing but white space, BOS written into
-    the text, or more than fits the context."""
+def tokenize(model, text: str, name: str = "text", ends: bool = False) -> Int[Tensor, "1 pos"]:
+    """Token ids with BOS once in front: the one rule for all helpers (transformer_lens by itself
+    leaves it out for some models). TypeError where `text` is no string; ValueError for nothing but
+    white space, BOS written into the text, or more than fits the context; where a token is to
+    follow (`ends`), for white space at the end."""
     inputs.expect_text(name, text)
+    if ends and text != text.rstrip():
+        fix = "drop it, the answer brings its own"
+        raise ValueError(f"{name}: {text!r} ends in white space; {fix}")
     tokens = model.to_tokens(text, prepend_bos=True, truncate=False)
     twice = tokens.shape[1] > 1 and tokens[0, 0] == tokens[0, 1]
     if twice or text.startswith(model.tokenizer.bos_token or "\0"):
@@ -101,6 +100,16 @@ def tokenize(model, text: str, name: str = "text") -> Int[Tensor, "1 pos"]:
         limit = f"this model's context of {model.cfg.n_ctx}; shorten the text"
         raise ValueError(f"{name}: {tokens.shape[1]} tokens, BOS included, do not fit {limit}")
     return tokens
+
+
+def tokenize_batch(
+    model, texts: Sequence[str]
+) -> tuple[Int[Tensor, "batch pos"], Bool[Tensor, "batch pos"]]:
+    """Token ids of several texts, padded on the right, where nothing attends to it, and the `mask`
+    of the tokens that are no padding, which metrics and attribution take. Raises as `tokenize`."""
+    rows = [tokenize(model, each, "texts")[0] for each in inputs.expect_texts("texts", texts)]
+    mask = pad_sequence([torch.ones_like(row).bool() for row in rows], batch_first=True)
+    return pad_sequence(rows, batch_first=True, padding_value=model.tokenizer.pad_token_id), mask
 
 
 def _next_token(model, prompt: str, name: str, text: str) -> Int[Tensor, "1"]:

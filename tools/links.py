@@ -1,7 +1,8 @@
-"""Make every link to the repository say what pyproject.toml says: `make links [REPO=owner/name]`.
+"""Make every link to the project say what pyproject.toml says: `make links [REPO=owner/name]`.
 
-Owner, name and version stand in pyproject.toml alone; the notebooks' first cells and setup cells
-README.md and CITATION.cff repeat them, because they must work where pyproject.toml is not at hand.
+Owner, name and version stand in pyproject.toml alone. The notebooks, README.md and CITATION.cff
+repeat them, because they must work where pyproject.toml is not at hand; CITATION.cff tells what
+they say at present.
 """
 
 import argparse
@@ -22,62 +23,43 @@ def repository(root: Path = ROOT) -> tuple[str, str]:
     return project["urls"]["Repository"].removeprefix(GITHUB), f"v{project['version']}"
 
 
-def rules(repo: str, tag: str) -> list[tuple[str, str]]:
-    """Patterns and what replaces them."""
+def repeated(root: Path = ROOT) -> tuple[str, str]:
+    """The same, as the links say it."""
+    text = (root / "CITATION.cff").read_text("utf-8")
+    repo = re.search(rf"(?m)^repository-code: {re.escape(GITHUB)}({NAME})$", text)[1]
+    return repo, "v" + re.search(r"(?m)^version: (\S+)$", text)[1]
+
+
+def site(repo: str) -> str:
+    """Where the built pages are read."""
     owner, name = repo.split("/")
-    return [
-        (
-            rf"({re.escape(COLAB)}){NAME}/blob/[\w.-]+/notebooks/",
-            rf"\g<1>{repo}/blob/{tag}/notebooks/",
-        ),
-        (rf'(repository = \\?"{re.escape(GITHUB)}){NAME}(?=\\?")', rf"\g<1>{repo}"),
-        (r'(--branch=)[\w.-]+(?=\\?")', rf"\g<1>{tag}"),
-        (rf"(repository-code: {re.escape(GITHUB)}){NAME}", rf"\g<1>{repo}"),
-        (r"(?m)^(version: )\S+$", rf"\g<1>{tag.removeprefix('v')}"),
-        (rf"({re.escape(GITHUB)}){NAME}(?=/actions/| && cd )", rf"\g<1>{repo}"),
-        (r"( && cd )[\w.-]+", rf"\g<1>{name}"),
-        (
-            r"(?<=the-site\]: )https://[\w-]+\.github\.io/[\w.-]+/",
-            f"https://{owner}.github.io/{name}/",
-        ),
-    ]
+    return f"https://{owner}.github.io/{name}/"
 
 
-def rewritten(text: str, repo: str, tag: str) -> str:
-    for pattern, replacement in rules(repo, tag):
-        text = re.sub(pattern, replacement, text)
-    return text
+def rewritten(text: str, old: tuple[str, str], new: tuple[str, str]) -> str:
+    text = text.replace(site(old[0]), site(new[0])).replace(old[0], new[0])
+    return text.replace(old[1], new[1]).replace(f"version: {old[1][1:]}", f"version: {new[1][1:]}")
 
 
 def files(root: Path = ROOT) -> list[Path]:
-    return [
-        *sorted((root / "notebooks").glob("*.ipynb")),
-        root / "CITATION.cff",
-        root / "README.md",
-    ]
+    notebooks = sorted((root / "notebooks").glob("*.ipynb"))
+    return [*notebooks, root / "README.md", root / "CITATION.cff"]
 
 
 def main(arguments: list[str] | None = None, root: Path = ROOT) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("repo", nargs="?", help="owner/name; default: as in pyproject.toml")
-    repo = parser.parse_args(arguments).repo
+    repo, old = parser.parse_args(arguments).repo, repeated(root)
     if repo:
         if not re.fullmatch(NAME, repo):
             print(f"{repo!r} is not owner/name", file=sys.stderr)
             return 2
-        path = root / "pyproject.toml"
-        text, n = re.subn(
-            rf'(?m)^(Repository = "{re.escape(GITHUB)}){NAME}"$',
-            rf'\g<1>{repo}"',
-            path.read_text("utf-8"),
-        )
-        if n != 1:
-            print(f"{path}: expected one Repository line, found {n}", file=sys.stderr)
-            return 1
+        path, line = root / "pyproject.toml", f'Repository = "{GITHUB}'
+        text = path.read_text("utf-8").replace(f"{line}{repository(root)[0]}", line + repo)
         path.write_text(text, "utf-8")
     for path in files(root):
         text = path.read_text("utf-8")
-        if (new := rewritten(text, *repository(root))) != text:
+        if (new := rewritten(text, old, repository(root))) != text:
             path.write_text(new, "utf-8")
             print(f"rewritten: {path.relative_to(root)}")
     return 0

@@ -14,10 +14,13 @@ from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
 
+from tools import speak
+
 # No import of torch, plotly and the like here: their absence is what is to be found out.
 
 PROJECT = "transformerlens-tutorials"
 MEMORY_GB, DISK_GB = 2.0, 0.5  # a run of all notebooks, two at a time; executed copies and figures
+BROWSERS = ("firefox", "chromium", "chromium-browser", "google-chrome", "chrome", "msedge")
 AGAIN = "run `make run` once, or `.venv/bin/python -m pip install -r requirements.txt`"
 
 
@@ -71,56 +74,50 @@ def check_disk() -> str:
 
 
 def check_model() -> str:
-    """The model that the notebooks will use loads."""
-    from helpers.models import load_model
-
-    try:
-        model = load_model()
-    except (OSError, ValueError, RuntimeError) as error:
-        fix = "unset TUTORIAL_MODEL" if os.environ.get("TUTORIAL_MODEL") else AGAIN
-        raise Problem(str(error), fix) from None
-    return f"{model.cfg.model_name}, {model.cfg.n_layers} layers"
+    """The model that the notebooks will use loads, and a lesson in miniature works on it."""
+    return _lesson("")
 
 
 def check_real() -> str:
-    """Whether the real model is here; the notebooks run without it."""
+    """The same for the real model, where it is; the notebooks run without it."""
     from helpers import smollm2
 
-    if (where := smollm2.place()).is_dir():
-        return f"{smollm2.NAME} is here"
-    return f"{smollm2.NAME} is not here ({where}); with a network, `make real` fetches 93 MB"
+    if not (where := smollm2.place()).is_dir():
+        return f"{smollm2.NAME} is not here ({where}); with a network, `make real` fetches 93 MB"
+    return _lesson(smollm2.NAME)
 
 
-def check_lesson() -> str:
-    """A lesson in miniature: a cache that adds up, a fact recalled, a patch that brings it back."""
+def _lesson(name: str) -> str:
+    """A cache that adds up, a fact recalled, a patch that brings it back."""
     import torch
 
     from helpers.models import load_model
     from helpers.patching import patch_residual
     from helpers.prompts import CITY_PAIRS
 
-    model = load_model()
-    tokens = CITY_PAIRS[0].tokens(model)
+    pair = CITY_PAIRS[0]
+    try:
+        model = load_model(name or None)
+        tokens = pair.tokens(model)
+    except (OSError, ValueError, RuntimeError) as error:
+        fix = "unset TUTORIAL_MODEL" if os.environ.get("TUTORIAL_MODEL") and not name else AGAIN
+        raise Problem(str(error), fix) from None
+    damaged = "restore the model: the repository's, or remove the real one and `make real`"
     with torch.no_grad():
         logits, cache = model.run_with_cache(tokens.clean)
         rebuilt = cache["resid_pre", 0] + cache["attn_out", 0] + cache["mlp_out", 0]
         if not torch.allclose(rebuilt, cache["resid_post", 0], rtol=1e-4, atol=1e-4):
             raise Problem("the residual stream does not add up", AGAIN)
         grid = patch_residual(model, tokens.corrupted, cache, tokens.logit_diff)
-    top = model.to_string(logits[0, -1].argmax()[None])
-    if model.cfg.model_name in ("tutorial-4l", "smollm2-135m"):
-        clean = tokens.logit_diff(logits).item()
-        if top != CITY_PAIRS[0].answer or not torch.isclose(
-            grid.max(), torch.tensor(clean), rtol=0.5
-        ):
-            raise Problem(
-                f"the model says {top!r}", "restore the model: the repository's, or `make real`"
-            )
-    return f"{CITY_PAIRS[0].clean!r} -> {top!r}"
+    top, clean = model.to_string(logits[0, -1].argmax()[None]), tokens.logit_diff(logits).item()
+    ours = model.cfg.model_name in ("tutorial-4l", "smollm2-135m")  # the others may know less
+    if ours and (top != pair.answer or not 0.5 * clean < grid.max().item() < 1.5 * clean):
+        raise Problem(f"the model says {top!r}", damaged)
+    return f"{model.cfg.model_name}, {model.cfg.n_layers} layers: {pair.clean!r} -> {top!r}"
 
 
 def check_figures(page: Path) -> str:
-    """JupyterLab can draw plotly figures and circuitsvis views; a page to look at is written."""
+    """JupyterLab can draw plotly figures; a page to look at is written."""
     import plotly.io
 
     from helpers import plots
@@ -128,25 +125,17 @@ def check_figures(page: Path) -> str:
     places = [Path(sys.prefix), *map(Path, os.environ.get("JUPYTER_PATH", "").split(os.pathsep))]
     if not any((p / "share/jupyter/labextensions/jupyterlab-plotly").is_dir() for p in places):
         raise Problem("JupyterLab's plotly extension is missing", AGAIN)
-    figure = plots.heatmap(
-        [[1, -1], [-0.5, 0.5]],
-        title="A red and blue map?",
-        x=["a", "b"],
-        y=["1", "2"],
-        xlabel="column",
-        ylabel="row",
-        unit="none",
-    )
-    view = plots.attention([[[1, 0], [0.5, 0.5]]], ["Do", " you"], heads=["head 0"])
-    body = plotly.io.to_html(figure, full_html=False, include_plotlyjs=True)
-    text = "<p>You should see a map of four squares and two words with a small pattern.</p>"
-    html = f"<!doctype html><meta charset='utf-8'>{text}{body}{plots.load_views().data}{view.data}"
+    title = "Four squares, red and blue: this machine can draw"
+    axes = {"x": ["a", "b"], "y": ["1", "2"], "xlabel": "column", "ylabel": "row", "unit": "none"}
+    figure = plots.heatmap([[1, -1], [-0.5, 0.5]], title=title, **axes)
     page.parent.mkdir(parents=True, exist_ok=True)
-    page.write_text(html, encoding="utf-8")
+    page.write_text(plotly.io.to_html(figure, include_plotlyjs=True), encoding="utf-8")
     try:
         webbrowser.get()
-    except webbrowser.Error:  # a server, say: JupyterLab is then looked at from elsewhere
-        return f"no browser on this machine; look at {page} with the one that you will use"
+    except webbrowser.Error:  # no default: a server, or a desktop that names none
+        if not (found := next(filter(None, map(shutil.which, BROWSERS)), None)):
+            return f"no browser on this machine; look at {page} with the one that you will use"
+        return f"open {page} with {Path(found).name} and look"
     return f"open {page} and look"
 
 
@@ -170,8 +159,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--page", type=Path, default=Path("build/preflight.html"))
     page = parser.parse_args(arguments).page
-    if hasattr(sys.stdout, "reconfigure"):  # a name that the console cannot write is no failure
-        sys.stdout.reconfigure(errors="backslashreplace")
+    speak()
     results = run_checks(
         {
             "python": check_python,
@@ -180,7 +168,6 @@ def main(arguments: list[str] | None = None) -> int:
             "disk": check_disk,
             "model": check_model,
             "real": check_real,
-            "lesson": check_lesson,
             "figures": lambda: check_figures(page),
         }
     )

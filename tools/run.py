@@ -21,7 +21,7 @@ from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
 
 from helpers.claims import records
-from tools import findings
+from tools import findings, speak
 
 CELL_SECONDS = 300  # a cell that takes longer is stopped and named
 # Names of models that are never a directory, see load_model.
@@ -179,6 +179,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--jobs", type=int, default=2, help="notebooks at a time (default 2)")
     parser.add_argument("--record", action="store_true", help="write what is found on record")
     options = parser.parse_args(arguments)
+    speak()
     paths = options.notebooks or sorted(Path("notebooks").glob("*.ipynb"))
     missing = [str(path) for path in paths if not path.is_file()]
     if missing or not paths:

@@ -1,9 +1,8 @@
 """The engine for known blocks: compute only the states that a patch has changed.
 
-A *state* is what the residual stream holds at one position of one run. In the run of one cell most
-are those of the corrupted run: all before the patched layer, and after it all at earlier positions,
-since attention looks back only. Only the others, *live* ones, are computed. For a patch of position
-2 entering layer 1:
+A *state* is what the residual stream holds at one position of one run. Most are those of the
+corrupted run: all before the patched layer, and after it all at earlier positions, since attention
+looks back only. Only the others, *live* ones, are computed. For a patch of position 2, layer 1:
 
     position         0  1  2  3  4
     entering 0       .  .  .  .  .
@@ -11,10 +10,10 @@ since attention looks back only. Only the others, *live* ones, are computed. For
     entering 2       .  .  x  x  x    attention has carried it to every later position
     at the output    .  .  .  .  x    a LastToken metric reads only here
 
-The live states of all runs are the rows of one matrix; a table says which row holds which state,
-and points to the corrupted run's row where one is not live. Norm, MLP and unembedding act on one
-position at a time, so the model's own modules take rows as they are; only attention mixes
-positions, and for it each run is put together by the table."""
+The live states of all runs are the rows of one matrix; a table says which row holds which state
+(the corrupted run's, where one is not live). Norm, MLP and unembedding act on one position at a
+time, so the model's own modules take rows as they are; only attention mixes positions, and for it
+each run is put together by the table."""
 
 from dataclasses import dataclass
 
@@ -96,9 +95,6 @@ def measure(
     model, tokens: Int[Tensor, "1 pos"], clean_cache, cells: list[Cell], metric: Metric
 ) -> Float[Tensor, "cells"]:
     """The metric of each cell's run. The cells come sorted by layer and, within one, as `SITES`."""
-    by_name: dict[str, list[Cell]] = {}
-    for cell in cells:
-        by_name.setdefault(cell.name, []).append(cell)
     positions = np.arange(tokens.shape[1])
     stream = plain(model.embed)(tokens[0])
     if hasattr(model, "pos_embed"):
@@ -106,10 +102,9 @@ def measure(
     live = Live(stream, positions[None], positions)
 
     def patched(activation: Tensor, layer: int, site: str) -> Tensor:
-        name = f"blocks.{layer}.{site}"
-        if (here := by_name.get(name)) is None:
+        if not (here := [cell for cell in cells if (cell.layer, cell.site) == (layer, site)]):
             return activation
-        clean = clean_cache[name][0]  # (pos, d_model) or (pos, head, d_head)
+        clean = clean_cache[here[0].name][0]  # (pos, d_model) or (pos, head, d_head)
         mask = np.zeros((len(here), *clean.shape), dtype=bool)
         for row, cell in zip(mask, here, strict=True):
             row[cell.index] = True
@@ -164,19 +159,16 @@ def take(rows: Tensor, index: Int[np.ndarray, "*axes"]) -> Float[Tensor, "*axes 
 
 def bytes_a_cell(model, positions: int, metric: Metric) -> int:
     """About what one more cell adds to the peak of a pass."""
-    c = model.cfg
-    logits = 1 if isinstance(metric, LastToken) else 3 * positions
+    c, logits = model.cfg, 1 if isinstance(metric, LastToken) else 3 * positions
     return (positions * (10 * c.d_model + (c.d_mlp or 0)) + logits * c.d_vocab) * c.dtype.itemsize
 
 
 def _hooked(model) -> bool:
     """Whether a hook is in place, one of transformer_lens or one of torch on a layer within (those
     that the libraries put there themselves only look)."""
-    if any(point.fwd_hooks or point.bwd_hooks for point in model.hook_points()):
-        return True
+    kinds = ("_forward_hooks", "_forward_pre_hooks")  # torch has no public way to ask
+    modules = model.original_model.modules()
+    hooks = [hook for m in modules for kind in kinds for hook in getattr(m, kind).values()]
     own = ("transformers.", "transformer_lens.")
-    return any(
-        not str(hook.__module__).startswith(own)
-        for module in model.original_model.modules()  # torch has no public way to ask
-        for hook in (*module._forward_hooks.values(), *module._forward_pre_hooks.values())
-    )
+    foreign = not all(str(hook.__module__).startswith(own) for hook in hooks)
+    return foreign or any(point.fwd_hooks or point.bwd_hooks for point in model.hook_points())

@@ -1,182 +1,90 @@
-"""Answers to notebook 2's exercises, as code: right ones in many forms, and typical wrong ones with
-what the learner must be told."""
+"""Notebook 2's exercises: right answers of other forms; wrong ones, and what must be said."""
 
-
-def swapped(code: str, old: str, new: str) -> str:
-    """`code` with one thing changed, which must be there."""
-    assert code.count(old) == 1, (code.count(old), old)
-    return code.replace(old, new)
-
-
-def scale(expression: str) -> str:
-    return f"def on_scale(value, clean, corrupted): return {expression}"
-
-
-PATCH = """
-def patch_cell(model, prompt, cache, layer, position):
-    name = f"blocks.{layer}.hook_resid_pre"
-
-    def patch(stream, hook):
-        stream = stream.clone()
-        stream[:, position] = cache["resid_pre", layer][:, position]
-        return stream
-
-    return model.run_with_hooks(prompt, fwd_hooks=[(name, patch)])
-"""
-LINE = 'stream[:, position] = cache["resid_pre", layer][:, position]'
+SCALED = "(value - corrupted) / (clean - corrupted)"
+LINE = "stream[:, position] = cache[name][:, position]"
+ADDED = "model.add_hook(name, patch)"
 RUN = "return model.run_with_hooks(prompt, fwd_hooks=[(name, patch)])"
+PATCH = f"""def patch_cell(model, prompt, cache, layer, position):
+    name = f"blocks.{{layer}}.hook_resid_pre"
+    def patch(stream, hook):
+        {LINE}
+        return stream
+    {RUN}"""
 
-GATE = """
-def gate_kind(model, clean, corrupted, metric, layer, places):
-    one, cache = model.run_with_cache(clean)
-    two, other = model.run_with_cache(corrupted)
-    top, bottom = metric(one).item(), metric(two).item()
-    restored = patching.patch_residual(model, corrupted, cache, metric)[layer, places]
-    left = patching.patch_residual(model, clean, other, metric)[layer, places]
-    half = (top + bottom) / 2
-    suffices, spared = restored > half, left > half
-    if suffices.all() and spared.all():
-        return "or"
-    return "neither" if suffices.any() or spared.any() else "and"
-"""
-VERDICT = 'return "neither" if suffices.any() or spared.any() else "and"'
+LAST = 'return "neither" if suffices.any() or spared.any() else "and"'
+IF_OR = "if suffices.all() and spared.all():"
+SCORES = "suffices, spared = (normalise(values, *ends) > 0.5 for values in (restored, left))"
+RESTORED = "patching.patch_residual(model, corrupted, cache, metric)[layer, places]"
 
-NEEDED = """
-def needed_head(model, pairs):
-    n_layers, n_heads = model.cfg.n_layers, model.cfg.n_heads
-    cells = [
-        patching.Cell(layer, "attn.hook_z", (-1, head))
-        for layer in range(n_layers) for head in range(n_heads)
-    ]
-    scores = []
-    for t in pairs:
-        logits, cache = model.run_with_cache(t.corrupted)
-        left = patching.sweep(model, t.clean, cache, t.logit_diff, cells)
-        ends = t.logit_diff(model(t.clean)).item(), t.logit_diff(logits).item()
-        scores.append(normalise(left, *ends))
-    mean = torch.stack(scores).mean(0)
-    return divmod(mean.argmin().item(), n_heads)
-"""
-LEAST = "return divmod(mean.argmin().item(), n_heads)"
+LEFT = "patching.patch_head_positions(model, t.clean, cache, t.logit_diff)[..., -1]"
+FOUND = "divmod(total.argmin().item(), model.cfg.n_heads)"
 
-WRITTEN = """
-def written(model, clean_cache, corrupted_cache, sender):
+CHANGE = 'clean_cache["z", layer] - corrupted_cache["z", layer]'
+WRITES = "change[:, :, head] @ model.W_O[layer, head]"
+VALUES = "_, _, v = query_key_value(model, layer, stream)"
+NEW = 'corrupted_cache["pattern", layer][:, head] @ v[:, head]'
+PATHED = "return model.run_with_hooks(corrupted_tokens, fwd_hooks=hooks)"
+WRITTEN = f"""def written(model, clean_cache, corrupted_cache, sender):
     layer, head = sender
-    change = clean_cache["z", layer] - corrupted_cache["z", layer]
-    return change[:, :, head] @ model.W_O[layer, head]
+    change = {CHANGE}
+    return {WRITES}
 """
-NEW_Z = """
-def new_z(model, corrupted_cache, change, receiver):
+NEW_Z = f"""def new_z(model, corrupted_cache, change, receiver):
     layer, head = receiver
-    stream = corrupted_cache["resid_pre", layer] + change
-    q, k, v = query_key_value(model, layer, stream)
-    return corrupted_cache["pattern", layer][:, head] @ v[:, head]
+    v = query_key_value(model, layer, corrupted_cache["resid_pre", layer] + change)[2]
+    return {NEW}
 """
-RUN_PATH = """
-def path_patched(model, corrupted_tokens, clean_cache, corrupted_cache, sender, receiver):
-    layer, head = receiver
-    change = written(model, clean_cache, corrupted_cache, sender)
 
-    def patch(z, hook):
-        z = z.clone()
-        z[:, :, head] = new_z(model, corrupted_cache, change, receiver)
-        return z
-
-    hooks = [(f"blocks.{layer}.attn.hook_z", patch)]
-    return model.run_with_hooks(corrupted_tokens, fwd_hooks=hooks)
-"""
-PATH = WRITTEN + NEW_Z + RUN_PATH
-V = 'return corrupted_cache["pattern", layer][:, head] @ v[:, head]'
-
-GRADIENTS = """
-def gradients(model, tokens, metric, layer, points):
+SHARE = "share = (torch.arange(steps, device=clean.device)[:, None] + 0.5) / steps"
+MOVE = "points[:, position] += share * way"
+SLOPES = "slopes = gradients(model, tokens, metric, layer, points)[:, position]"
+MEAN = "(slopes @ way).mean()"
+GRADIENT = "return torch.autograd.grad(metric(logits).sum(), points)[0]"
+GRADIENTS = f"""def gradients(model, tokens, metric, layer, points):
     points = points.detach().clone().requires_grad_()
-    hooks = [(f"blocks.{layer}.hook_resid_pre", lambda stream, hook: points)]
+    hooks = [(f"blocks.{{layer}}.hook_resid_pre", lambda stream, hook: points)]
     with torch.enable_grad():
         logits = model.run_with_hooks(tokens.expand(len(points), -1), fwd_hooks=hooks)
-        return torch.autograd.grad(metric(logits).sum(), points)[0]
+        {GRADIENT}
 """
-SUM = """
-def integrated(model, tokens, clean_cache, metric, layer, steps):
-    logits, cache = model.run_with_cache(tokens)
-    corrupted, clean = cache["resid_pre", layer][0], clean_cache["resid_pre", layer][0]
-    share = (torch.arange(steps)[:, None] + 0.5) / steps
-    estimates = []
-    for position, way in enumerate(clean - corrupted):
-        points = corrupted.repeat(steps, 1, 1)
-        points[:, position] += share * way
-        slopes = gradients(model, tokens, metric, layer, points)[:, position]
-        estimates.append((slopes @ way).mean())
-    return torch.stack(estimates)
-"""
-INTEGRATED = GRADIENTS + SUM
 
 RIGHT = {
     "2.1": [
-        scale("(value - corrupted) / (clean - corrupted)"),
-        scale("1 - (clean - value) / (clean - corrupted)"),
-        scale("(corrupted - value) / (corrupted - clean)"),
-        scale("((value.double() - corrupted) / (clean - corrupted))"),
-        scale("((value - corrupted) / (clean - corrupted)).numpy()"),
-        scale("((value - corrupted) / (clean - corrupted)).tolist()"),
-        scale("torch.stack([(row - corrupted) / (clean - corrupted) for row in value])"),
-        scale("value.sub(corrupted).div(clean - corrupted)"),
-        scale("((value - corrupted) / (clean - corrupted)).T.contiguous().T"),
-        scale("torch.lerp(value * 0, value * 0 + 1, (value - corrupted) / (clean - corrupted))"),
+        ".double()",
+        ".numpy()",
+        ".tolist()",
+        (SCALED, "1 - (clean - value) / (clean - corrupted)"),
+        (SCALED, "(corrupted - value) / (corrupted - clean)"),
+        (SCALED, "torch.stack([(row - corrupted) / (clean - corrupted) for row in value])"),
+        (SCALED, "value.double().sub(corrupted).div(clean - corrupted)"),
+        (SCALED, "((value - corrupted) / (clean - corrupted)).T.contiguous().T"),
+        "on_scale = normalise",
     ],
     "2.2": [
-        PATCH,
-        swapped(PATCH, "        stream = stream.clone()\n", ""),
-        swapped(PATCH, RUN, RUN + ".double()"),
-        swapped(PATCH, RUN, RUN + ".numpy()"),
-        swapped(PATCH, RUN, RUN + ".tolist()"),
-        swapped(
-            PATCH, RUN, "with model.hooks(fwd_hooks=[(name, patch)]):\n        return model(prompt)"
-        ),
-        swapped(
-            PATCH,
-            RUN,
-            "model.add_hook(name, patch)\n    logits = model(prompt)\n    model.reset_hooks()\n"
-            "    return logits",
-        ),
-        swapped(PATCH, LINE, "stream[0, position] = cache[name][0, position]"),
-        swapped(PATCH, LINE, "stream[:, position].copy_(cache[name][:, position])"),
-        swapped(
-            PATCH,
+        ".double()",
+        ".numpy()",
+        ".tolist()",
+        ("        stream = stream.clone()\n", ""),
+        (RUN, "with model.hooks(fwd_hooks=[(name, patch)]):\n        return model(prompt)"),
+        (RUN, f"{ADDED}\n    logits = model(prompt)\n    model.reset_hooks()\n    return logits"),
+        (LINE, "stream[0, position] = cache[name][0, position]"),
+        (LINE, "stream[:, position].copy_(cache[name][:, position])"),
+        (
             LINE,
             "here = torch.zeros_like(stream[:, :, :1])\n        here[:, position] = 1\n"
             "        stream = stream * (1 - here) + cache[name] * here",
         ),
     ],
     "2.3": [
-        GATE,
-        swapped(GATE, "half = (top + bottom) / 2", "half = bottom + 0.5 * (top - bottom)"),
-        swapped(
-            GATE,
-            "suffices, spared = restored > half, left > half",
-            "suffices = restored > half\n    spared = left > half",
-        ),
-        swapped(
-            GATE,
-            VERDICT,
-            'return "and" if not suffices.any() and not spared.any() else "neither"',
-        ),
-        swapped(
-            GATE,
-            VERDICT,
-            'both = torch.cat([suffices, spared])\n    return "neither" if both.any() else "and"',
-        ),
-        swapped(
-            GATE,
-            "restored > half, left > half",
-            "normalise(restored, top, bottom) > 0.5, normalise(left, top, bottom) > 0.5",
-        ),
-        swapped(GATE, "[layer, places]\n    left", "[layer][torch.tensor(places)]\n    left"),
-        GATE.replace("patching.patch_residual", "patching.patch_blocks").replace(
-            "metric)[layer, places]", "metric)[0, layer, places]"
-        ),
-        """
-def gate_kind(model, clean, corrupted, metric, layer, places):
+        (SCORES, "half = sum(ends) / 2\n    suffices, spared = restored > half, left > half"),
+        (SCORES, SCORES.replace("(restored, left)", "[restored.double(), left.double()]")),
+        (LAST, 'return "and" if not suffices.any() and not spared.any() else "neither"'),
+        (LAST, LAST.replace("suffices.any() or spared.any()", "[*suffices, *spared].count(True)")),
+        (RESTORED, RESTORED.replace("[layer, places]", "[layer][torch.tensor(places)]")),
+        (RESTORED, f"torch.stack([{RESTORED.replace('places', 'place')} for place in places])"),
+        (RESTORED, RESTORED.replace("residual", "blocks").replace("[layer, ", "[0, layer, ")),
+        (IF_OR, "if min(*suffices.tolist(), *spared.tolist()):"),
+        """def gate_kind(model, clean, corrupted, metric, layer, places):
     name, answers = f"blocks.{layer}.hook_resid_pre", []
     runs = [model.run_with_cache(each) for each in (clean, corrupted)]
     high, low = (metric(logits).item() for logits, _ in runs)
@@ -185,162 +93,91 @@ def gate_kind(model, clean, corrupted, metric, layer, places):
             def patch(stream, hook):
                 stream[:, place] = cache[name][:, place]
                 return stream
-
             value = metric(model.run_with_hooks(prompt, fwd_hooks=[(name, patch)])).item()
             answers.append((value - low) / (high - low) > 0.5)
-    return {4: "or", 0: "and"}.get(sum(answers), "neither")
-""",
+    return {4: "or", 0: "and"}.get(sum(answers), "neither")""",
     ],
     "2.4": [
-        NEEDED,
-        swapped(NEEDED, LEAST, "return tuple(divmod(int(mean.argmin()), n_heads))"),
-        swapped(NEEDED, LEAST, "return list(divmod(int(mean.argmin()), n_heads))"),
-        swapped(NEEDED, LEAST, "i = mean.argmin()\n    return i // n_heads, i % n_heads"),
-        swapped(
-            NEEDED, LEAST, "return np.unravel_index(mean.argmin(), (n_layers, n_heads))"
-        ).replace("    n_layers", "    import numpy as np\n\n    n_layers", 1),
-        swapped(NEEDED, ".mean(0)", ".double().sum(0)"),
-        swapped(NEEDED, ".mean(0)\n", ".mean(0)\n    mean = 1 - mean\n").replace(
-            "argmin", "argmax"
+        (FOUND, f"list({FOUND})"),
+        (FOUND, f"torch.tensor({FOUND})"),
+        (FOUND, "(total == total.min()).nonzero()[0].tolist()"),
+        (FOUND, "divmod((1 - total / len(pairs)).argmax().item(), model.cfg.n_heads)"),
+        ("normalise(left, *ends)", "normalise(left.double(), *ends)"),
+        ("normalise(left, *ends)", "normalise(left, *ends).cpu().numpy()"),
+        (
+            LEFT,
+            "patching.sweep(model, t.clean, cache, t.logit_diff, [\n"
+            '            patching.Cell(i, "attn.hook_z", (-1, h))\n'
+            "            for i in range(model.cfg.n_layers) for h in range(model.cfg.n_heads)\n"
+            "        ]).view(model.cfg.n_layers, -1)",
         ),
-        swapped(
-            NEEDED,
-            "left = patching.sweep(model, t.clean, cache, t.logit_diff, cells)",
-            "left = patching.patch_head_positions(model, t.clean, cache, t.logit_diff)\n"
-            "        left = left[..., -1].flatten()",
-        ),
-        """
-def needed_head(model, pairs):
-    from helpers.ablation import ablate_each
-
-    total = 0
-    for t in pairs:
-        logits, cache = model.run_with_cache(t.corrupted)
-        left = ablate_each(model, t.clean, t.logit_diff, values=cache, positions=[-1])
-        bottom = t.logit_diff(logits)
-        total = total + (left - bottom) / (t.logit_diff(model(t.clean)) - bottom)
-    return divmod(total.argmin().item(), model.cfg.n_heads)
-""",
+        ("for t in pairs:", "for t in reversed(pairs):"),
     ],
     "2.5": [
-        PATH,
-        swapped(PATH, "model.W_O[layer, head]", "model.W_O[layer, head].double()")
-        .replace("change[:, :, head] @", "change[:, :, head].double() @")
-        .replace("layer] + change", "layer] + change.float()"),
-        swapped(
-            PATH,
-            "return change[:, :, head] @ model.W_O[layer, head]",
-            'return torch.einsum("bpd,dm->bpm", change[:, :, head], model.W_O[layer, head])',
+        ".double()",
+        ".numpy()",
+        (WRITES, 'torch.einsum("bpd,dm->bpm", change[:, :, head], model.W_O[layer, head])'),
+        (
+            WRITES,
+            "clean_cache['z', layer][:, :, head] @ model.W_O[layer, head] \\\n"
+            "        - corrupted_cache['z', layer][:, :, head] @ model.W_O[layer, head]",
         ),
-        swapped(
-            PATH,
-            "return change[:, :, head] @ model.W_O[layer, head]",
-            "each = [cache['z', layer][:, :, head] @ model.W_O[layer, head]\n"
-            "            for cache in (clean_cache, corrupted_cache)]\n"
-            "    return each[0] - each[1]",
-        ),
-        swapped(
-            PATH,
-            V,
-            'pattern = corrupted_cache["pattern", layer][:, head]\n'
-            '    return torch.einsum("bqk,bkd->bqd", pattern, v[:, head])',
-        ),
-        swapped(PATH, V, 'return (corrupted_cache["pattern", layer] @ v)[:, head]'),
-        swapped(
-            PATH,
-            "q, k, v = query_key_value(model, layer, stream)",
-            "old = query_key_value(model, layer, stream - change)[2]\n"
-            "    v = query_key_value(model, layer, stream)[2] - old",
-        ).replace(V, V + ' + corrupted_cache["z", layer][:, :, head]'),
-        swapped(
-            PATH,
-            "return model.run_with_hooks(corrupted_tokens, fwd_hooks=hooks)",
-            "with model.hooks(fwd_hooks=hooks):\n        return model(corrupted_tokens).double()",
-        ),
-        swapped(PATH, "        z = z.clone()\n", ""),
-        swapped(
-            PATH,
-            "return change[:, :, head] @ model.W_O[layer, head]",
-            "return (change[:, :, head] @ model.W_O[layer, head]).numpy()",
-        ).replace("layer] + change", "layer] + torch.as_tensor(change)"),
+        (NEW, '(corrupted_cache["pattern", layer] @ v)[:, head]'),
+        (NEW, f"torch.einsum('bqk,bkd->bqd', {NEW.replace(' @ ', ', ')})"),
+        (VALUES, "v = query_key_value(model, layer, stream.clone())[2].double().float()"),
+        (PATHED, "with model.hooks(fwd_hooks=hooks):\n        return model(corrupted_tokens)"),
+        ("        z = z.clone()\n", ""),
+        [(WRITES, f"({WRITES}).numpy()"), ("] + change", "] + torch.as_tensor(change)")],
     ],
     "2.6": [
-        INTEGRATED,
-        swapped(
-            INTEGRATED, "return torch.stack(estimates)", "return [e.item() for e in estimates]"
-        ),
-        swapped(
-            INTEGRATED, "return torch.stack(estimates)", "return torch.stack(estimates).double()"
-        ),
-        swapped(
-            INTEGRATED, "return torch.stack(estimates)", "return torch.stack(estimates).numpy()"
-        ),
-        swapped(INTEGRATED, "(slopes @ way).mean()", "slopes.mean(0) @ way"),
-        swapped(INTEGRATED, "(slopes @ way).mean()", "(slopes * way).sum() / steps"),
-        swapped(
-            INTEGRATED,
-            "share = (torch.arange(steps)[:, None] + 0.5) / steps",
-            "share = torch.linspace(0.5 / steps, 1 - 0.5 / steps, steps)[:, None]",
-        ),
-        swapped(
-            INTEGRATED,
-            "points[:, position] += share * way",
-            "points[:, position] = torch.lerp(corrupted[position], clean[position], share)",
-        ),
-        swapped(
-            INTEGRATED,
-            "        slopes = gradients(model, tokens, metric, layer, points)[:, position]",
-            "        slopes = torch.stack([\n"
+        ".double()",
+        ".numpy()",
+        ".tolist()",
+        (MEAN, "slopes.mean(0) @ way"),
+        (MEAN, "(slopes * way).sum() / steps"),
+        (SHARE, "share = torch.linspace(0.5 / steps, 1 - 0.5 / steps, steps)[:, None]"),
+        (MOVE, "points[:, position] = torch.lerp(corrupted[position], clean[position], share)"),
+        (
+            SLOPES,
+            "slopes = torch.stack([\n"
             "            gradients(model, tokens, metric, layer, point[None])[0, position]\n"
             "            for point in points\n        ])",
         ),
-        swapped(
-            INTEGRATED,
-            "        return torch.autograd.grad(metric(logits).sum(), points)[0]",
-            "        metric(logits).sum().backward()\n    return points.grad",
-        ),
+        (GRADIENT, "metric(logits).sum().backward()\n    return points.grad"),
     ],
 }
 
 MISTAKES = {
     "2.1": [
-        (scale("(value - clean) / (corrupted - clean)"), "are swapped"),
-        (scale("value / clean"), "subtract it before you divide"),
-        (scale("value / (clean - corrupted)"), "subtract it before you divide"),
-        (scale("(value - corrupted) / clean"), "divide by the clean value"),
-        (scale("((value - corrupted) / (clean - corrupted)).clamp(0, 1)"), "overshoot"),
-        (scale("(value - corrupted) / (corrupted - clean)"), "The sign is wrong"),
-        (scale("(value - corrupted) / abs(clean - corrupted)"), "no absolute value"),
-        (scale("((value - corrupted) / (clean - corrupted)).mean()"), "expected shape (2, 3)"),
-        (scale("(value + 2) / 8"), "numbers differ"),
-        (scale("value - corrupted"), "numbers differ"),
+        (SCALED, "(value - clean) / (corrupted - clean)", "are swapped"),
+        (SCALED, "value / clean", "subtract it before you divide"),
+        (SCALED, "value / (clean - corrupted)", "subtract it before you divide"),
+        (SCALED, "(value - corrupted) / clean", "divide by the clean value"),
+        (SCALED, f"({SCALED}).clamp(0, 1)", "overshoot"),
+        (SCALED, "(value - corrupted) / (corrupted - clean)", "The sign is wrong"),
+        (SCALED, "(value - corrupted) / abs(clean - corrupted)", "no absolute value"),
+        (SCALED, f"({SCALED}).mean()", "expected shape (2, 3)"),
+        (SCALED, "(value + 2) / 8", "numbers differ"),
+        (SCALED, "value - corrupted", "numbers differ"),
     ],
     "2.2": [
-        (swapped(PATCH, LINE, 'stream = cache["resid_pre", layer]'), "patched all positions"),
-        (swapped(PATCH, "        return stream\n", ""), "Nothing has changed"),
+        (LINE, "stream = cache[name]", "patched all positions"),
+        ("        return stream\n", "", "Nothing has changed"),
+        (RUN, f"_, cache = model.run_with_cache(prompt)\n    {RUN}", "are the values from"),
+        (LINE, LINE.replace("[:, position]", "[:, position - 1]", 1), "numbers differ"),
+        (LINE, LINE.replace("position", "position + 1"), "and you patched position 5"),
+        ("hook_resid_pre", "hook_resid_post", "This patches `hook_resid_post`"),
+        ("hook_resid_pre", "hook_mlp_out", "what enters the block"),
+        ("{layer}", "0", "do you use the arguments"),
+        (LINE, LINE.replace("position", "4"), "do you use the arguments"),
+        (RUN, "model.add_hook(name, patch)\n    return model(prompt)", "a hook stays on the model"),
         (
-            swapped(PATCH, "    name", "    _, cache = model.run_with_cache(prompt)\n    name"),
-            "are the values from",
-        ),
-        (swapped(PATCH, "layer][:, position]", "layer][:, position - 1]"), "numbers differ"),
-        (PATCH.replace("[:, position]", "[:, position + 1]"), "and you patched position 5"),
-        (PATCH.replace("resid_pre", "resid_post"), "This patches `hook_resid_post`"),
-        (PATCH.replace("resid_pre", "mlp_out"), "what enters the block"),
-        (swapped(PATCH, "{layer}", "0"), "do you use the arguments"),
-        (swapped(PATCH, '"resid_pre", layer', '"resid_pre", 0'), "do you use the arguments"),
-        (
-            swapped(PATCH, RUN, "model.add_hook(name, patch)\n    return model(prompt)"),
-            "a hook was left on the model",
-        ),
-        (
-            swapped(PATCH, LINE, "new = cache[name].clone()").replace(
-                "        return stream",
-                "        new[:, position] = stream[:, position]\n        return new",
-            ),
+            LINE,
+            "old, stream = stream, cache[name].clone()\n"
+            "        stream[:, position] = old[:, position]",
             "The wrong way round",
         ),
-        (swapped(PATCH, "return model.run", "model.run"), "does it end in `return`"),
-        (PATCH.replace("[:, position]", "[:, 4]"), "do you use the arguments"),
+        ("return model.run", "model.run", "does it end in `return`"),
     ],
     "2.3": [
         ('def gate_kind(*_): return "or"', 'built as "and"'),
@@ -348,191 +185,103 @@ MISTAKES = {
         ('def gate_kind(*_): return "neither"', 'built as "or"'),
         ("def gate_kind(*_): return True", "Give one of the words"),
         ('def gate_kind(*_): return "OR"', "Give one of the words"),
+        ([(IF_OR, "if suffices.any():"), (LAST, 'return "and"')], '"neither"'),
+        ([(IF_OR, "if suffices.all():"), (LAST, 'return "and"')], "Do you ask *both* places"),
+        (LAST, 'return "and"', "Do you ask *both* places"),
         (
-            swapped(GATE, "suffices.all() and spared.all()", "suffices.any()").replace(
-                VERDICT, 'return "and"'
-            ),
-            '"neither"',
+            [
+                ("cache, metric)[layer", "cache, metric)[1"),
+                ("other, metric)[layer", "other, metric)[1"),
+            ],
+            "entering `layer`",
         ),
-        (
-            swapped(GATE, "suffices.all() and spared.all()", "suffices.all()").replace(
-                VERDICT, 'return "and"'
-            ),
-            "Do you ask *both* places",
-        ),
-        (swapped(GATE, VERDICT, 'return "and"'), "Do you ask *both* places"),
-        (GATE.replace("[layer, places]", "[1, places]"), "entering `layer`"),
-        (GATE.replace("(model, clean, other", "(model, corrupted, cache"), '"neither"'),
-        (swapped(GATE, "half = (top + bottom) / 2", "half = top"), "put it on the scale"),
-        (
-            swapped(GATE, "if suffices.all()", "return suffices.all()\n    if suffices.all()"),
-            "Give one",
-        ),
+        ("model, clean, other", "model, corrupted, cache", '"neither"'),
+        ("> 0.5", "> 1", "put it on the scale"),
+        (IF_OR, f"return suffices.all()\n    {IF_OR}", "Give one"),
     ],
     "2.4": [
-        ("def needed_head(model, pairs): return 2", "Give the pair"),
-        ("def needed_head(model, pairs): return (2, 0)", "There is no head"),
-        ("def needed_head(model, pairs): return (0, 4)", "There is no head"),
-        ("def needed_head(model, pairs): return (1, 2)", "heads that break more"),
-        ("def needed_head(model, pairs): return (1, 1)", "circuit is known"),
-        (swapped(NEEDED, LEAST, "return divmod(mean.argmax().item(), n_heads)"), "*smallest* one"),
+        ("def telling_head(model, pairs): return 2", "Give the pair"),
+        ("def telling_head(model, pairs): return (2, 0)", "There is no head"),
+        ("def telling_head(model, pairs): return (0, 4)", "There is no head"),
+        ("def telling_head(model, pairs): return (1, 1)", "circuit is known"),
+        (FOUND, FOUND.replace("argmin", "argmax"), "*smallest* one"),
+        (FOUND, f"{FOUND}[::-1]", "There is no head"),
+        (FOUND, "total.argmin().item()", "Give the pair"),
+        (FOUND, "divmod(total.argmin().item(), 4)", "circuit is known"),
         (
-            swapped(NEEDED, LEAST, "return divmod(mean.argmin().item(), n_heads)[::-1]"),
-            "There is no head",
+            "    total = 0",
+            "    model.add_hook('blocks.0.hook_resid_pre', lambda x, hook: x)\n    total = 0",
+            "a hook stays on the model",
         ),
-        (swapped(NEEDED, LEAST, "return mean.argmin().item()"), "Give the pair"),
-        (swapped(NEEDED, LEAST, "return divmod(mean.argmin().item(), 4)"), "circuit is known"),
-        (
-            swapped(
-                NEEDED,
-                "left = patching",
-                "model.add_hook('blocks.0.hook_resid_pre', lambda x, hook: x)\n"
-                "        left = patching",
-            ),
-            "a hook was left on the model",
-        ),
-        (swapped(NEEDED, "(-1, head)", "(0, head)"), "break"),
-        (swapped(NEEDED, LEAST, "return (99, 0)"), "There is no head"),
+        ("[..., -1]", "[..., 0]", "break"),
+        (FOUND, "(99, 0)", "There is no head"),
     ],
     "2.5": [
         (
-            WRITTEN + NEW_Z.split('"""')[0].split("    layer")[0] + "    return ..." + RUN_PATH,
-            "Step 2, `new_z`",
+            WRITTEN + "def new_z(*_): return ...\ndef path_patched(*_): return ...",
+            "step 2 is still",
         ),
+        (WRITTEN + NEW_Z + "def path_patched(*_): return ...", "step 3 is still"),
+        (CHANGE, 'clean_cache["z", layer]', "step 1: this is all that the sender writes"),
+        (CHANGE, f"-({CHANGE})", "step 1: the sign"),
         (
-            WRITTEN + NEW_Z + RUN_PATH.split("    layer")[0] + "    return ...",
-            "Step 3, `path_patched`",
-        ),
-        (
-            swapped(
-                PATH,
-                'clean_cache["z", layer] - corrupted_cache["z", layer]',
-                'clean_cache["z", layer]',
-            ),
-            "Step 1: this is all that the sender writes",
-        ),
-        (
-            swapped(
-                PATH,
-                'clean_cache["z", layer] - corrupted_cache["z", layer]',
-                'corrupted_cache["z", layer] - clean_cache["z", layer]',
-            ),
-            "Step 1: the sign",
-        ),
-        (
-            swapped(
-                PATH,
-                "return change[:, :, head] @ model.W_O[layer, head]",
-                "return torch.einsum('bphd,hdm->bpm', change, model.W_O[layer])",
-            ),
+            WRITES,
+            "torch.einsum('bphd,hdm->bpm', change, model.W_O[layer])",
             "all heads of the layer",
         ),
+        (WRITES, "change[:, :, head]", "expected shape"),
         (
-            swapped(
-                PATH,
-                "return change[:, :, head] @ model.W_O[layer, head]",
-                "return change[:, :, head]",
-            ),
-            "expected shape",
+            'corrupted_cache["resid_pre", layer] + change',
+            'corrupted_cache["resid_pre", layer]',
+            "add",
         ),
-        (swapped(PATH, "layer] + change", "layer]"), "add `change`"),
+        ('corrupted_cache["resid_pre", layer] + change', "change", "not from the change"),
         (
-            swapped(PATH, 'corrupted_cache["resid_pre", layer] + change', "change"),
-            "not from the change",
-        ),
-        (
-            swapped(
-                PATH,
-                V,
-                "scores = q @ k.mT / model.cfg.d_head**0.5\n"
-                "    past = torch.ones_like(scores[0, 0]).tril() > 0\n"
-                "    pattern = scores.masked_fill(~past, -torch.inf).softmax(-1)\n"
-                "    return pattern[:, head] @ v[:, head]",
-            ),
+            VALUES + "\n    return " + NEW,
+            "q, k, v = query_key_value(model, layer, stream)\n"
+            "    scores = q @ k.mT / model.cfg.d_head**0.5\n"
+            "    past = torch.ones_like(scores[0, 0]).tril() > 0\n"
+            "    pattern = scores.masked_fill(~past, -torch.inf).softmax(-1)\n"
+            "    return pattern[:, head] @ v[:, head]",
             "queries and keys see the change too",
         ),
+        (NEW, NEW.replace("head]", "0]"), "another head's"),
+        ("        return z\n", "", "nothing has changed"),
+        ("(corrupted_tokens, fwd", "(corrupted_tokens * 0 + 1, fwd", "numbers differ"),
         (
-            PATH.replace(V, V.replace("v[:, head]", "v[:, 0]").replace("[:, head]", "[:, 0]")),
-            "another head's",
-        ),
-        (swapped(PATH, "        return z\n", ""), "nothing has changed"),
-        (
-            swapped(
-                PATH, "run_with_hooks(corrupted_tokens", "run_with_hooks(corrupted_tokens * 0 + 1"
-            ),
-            "numbers differ",
+            PATHED,
+            "model.add_hook(*hooks[0])\n    return model(corrupted_tokens)",
+            "a hook stays on the model",
         ),
         (
-            swapped(
-                PATH,
-                "return model.run_with_hooks(corrupted_tokens, fwd_hooks=hooks)",
-                "model.add_hook(*hooks[0])\n    return model(corrupted_tokens)",
-            ),
-            "a hook was left on the model",
-        ),
-        (
-            PATH.replace(
-                "    layer, head = receiver\n    change", "    layer, head = sender\n    change"
-            ).replace(
-                "= new_z(model, corrupted_cache, change, receiver)",
-                '= clean_cache["z", layer][:, :, head]',
-            ),
+            "    def patch(z, hook):\n        z = z.clone()",
+            "    layer, head = sender\n    def patch(z, hook):\n"
+            "        z[:, :, head] = clean_cache['z', layer][:, :, head]\n        return z",
             "the sender's output itself",
         ),
     ],
     "2.6": [
-        (GRADIENTS + SUM.split("    logits")[0] + "    return ...", "Step 2, `integrated`"),
+        (GRADIENTS + "def integrated(*_): return ...", "step 2 is still"),
+        ("hook: points)", "hook: stream + points - points.detach())", "the hook must put `points`"),
+        ("metric(logits).sum()", "metric(logits).mean()", "halved"),
+        (GRADIENT, GRADIENT + ".mean(0)", "expected shape"),
+        ("+ 0.5) / steps", ") / steps", "left ends"),
+        ("+ 0.5) / steps", "+ 1) / steps", "right ends"),
+        (MEAN, "(slopes @ way).sum()", "sum of the slopes"),
+        (MEAN, f"-{MEAN}", "the sign"),
+        (MOVE, "pass", "attribution patching"),
+        (MOVE, "points += share[:, None] * (clean - corrupted)", "all positions move together"),
         (
-            swapped(
-                INTEGRATED,
-                "lambda stream, hook: points",
-                "lambda stream, hook: stream + points - points.detach()",
-            ),
-            "the hook must put `points`",
-        ),
-        (swapped(INTEGRATED, "metric(logits).sum()", "metric(logits).mean()"), "halved"),
-        (
-            swapped(
-                INTEGRATED,
-                "return torch.autograd.grad(metric(logits).sum(), points)[0]",
-                "got = torch.autograd.grad(metric(logits).sum(), points)[0]\n"
-                "        return got.mean(0)",
-            ),
-            "expected shape",
-        ),
-        (swapped(INTEGRATED, "+ 0.5) / steps", ") / steps"), "left ends"),
-        (swapped(INTEGRATED, "+ 0.5) / steps", "+ 1) / steps"), "right ends"),
-        (swapped(INTEGRATED, "(slopes @ way).mean()", "(slopes @ way).sum()"), "Sum of the slopes"),
-        (swapped(INTEGRATED, "(slopes @ way).mean()", "-(slopes @ way).mean()"), "The sign"),
-        (swapped(INTEGRATED, "points[:, position] += share * way", "pass"), "attribution patching"),
-        (
-            swapped(
-                INTEGRATED,
-                "points[:, position] += share * way",
-                "points += share[:, None] * (clean - corrupted)",
-            ),
-            "all positions move together",
-        ),
-        (
-            GRADIENTS
-            + SUM.split("    share")[0]
-            + "    exact = patching.patch_residual(model, tokens, clean_cache, metric)[layer]\n"
-            "    return exact - metric(logits).item()\n",
+            SHARE,
+            "exact = patching.patch_residual(model, tokens, clean_cache, metric)[layer]\n"
+            f"    return exact - metric(model(tokens))\n    {SHARE}",
             "not an estimate",
         ),
         (
-            swapped(
-                INTEGRATED,
-                "logits = model.run_with_hooks(tokens.expand(len(points), -1), fwd_hooks=hooks)",
-                "model.add_hook(*hooks[0])\n        logits = model(tokens.expand(len(points), -1))",
-            ),
-            "a hook was left on the model",
+            "logits = model.run_with_hooks(tokens.expand(len(points), -1), fwd_hooks=hooks)",
+            "model.add_hook(*hooks[0])\n        logits = model(tokens.expand(len(points), -1))",
+            "a hook stays on the model",
         ),
-        (
-            swapped(
-                INTEGRATED, "return torch.stack(estimates)", "return torch.stack(estimates).sum()"
-            ),
-            "expected shape",
-        ),
+        ("torch.stack(estimates)", "torch.stack(estimates).sum()", "expected shape"),
     ],
 }

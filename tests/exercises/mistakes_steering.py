@@ -1,431 +1,211 @@
-"""Answers to notebook 6's exercises, as code: right ones in many forms, and typical wrong ones with
-what the learner must be told."""
+"""Answers to notebook 6's exercises, in the forms that test_exercises tells: right, then wrong."""
 
-HOOK = """def steer_last(model, tokens, vector, layer):
-    def add(stream, hook):
-        {body}
-    name = f"blocks.{{layer}}.hook_resid_{where}"
-    return model.run_with_hooks(tokens, fwd_hooks=[(name, add)])"""
-
-
-def last(body: str, where: str = "post") -> str:
-    return HOOK.format(body="\n        ".join(body.split("; ")), where=where)
-
-
-def mean(one: str, over: str = "torch.stack({}).mean(0)") -> str:
-    """The contrast, by what is taken of each stream `x` and by how that is averaged."""
-    both = (over.format(f"[{one} for x in {side}]") for side in ("positives", "negatives"))
-    return f"def contrast(positives, negatives): return {' - '.join(both)}"
-
-
-def priced(returned: str) -> str:
-    return f"""def price_of_push(plain, steered):
-    log_p, log_q = plain.log_softmax(-1), steered.log_softmax(-1)
-    return {returned}"""
-
-
-def within(*lines: str) -> str:
-    return "def best_within(effects, costs, budget):\n    " + "\n    ".join(lines)
-
-
-BEST = within(
-    "best = effects.masked_fill(costs > budget, -torch.inf).argmax().item()",
-    "return divmod(best, effects.shape[1])",
-)
-
-
-def swapped(code: str, old: str, new: str) -> str:
-    """`code` with one thing changed, which must be there."""
-    assert code.count(old) == 1, (code.count(old), old)
-    return code.replace(old, new)
-
-
-MEANS = """
-def prompt_means(model, prompts, layer):
-    name, means = f"blocks.{layer}.hook_resid_post", []
-    for tokens in prompts:
-        _, cache = model.run_with_cache(tokens, names_filter=name)
-        means.append(cache[name][0, 1:].mean(0))
-    return torch.stack(means)
-"""
-DIFFERENCES = """
-def differences(means, norm):
-    i, j = torch.combinations(torch.arange(len(means))).T
-    rows = means[i] - means[j]
-    return rows / rows.norm(dim=-1, keepdim=True) * norm
-"""
-P_VALUE = """
-def p_value(effect, null):
-    reach = (null.abs() >= abs(effect)).sum().item()
-    return (1 + reach) / (1 + len(null))
-"""
-NULL = MEANS + DIFFERENCES + P_VALUE
-
-CHANGES = """
-def changes(model, tokens, vector, layer):
-    with steer(model, vector, layer, 1.0):
-        steered = model(tokens)
-    change = (steered - model(tokens))[:, 1:].flatten(0, 1)
-    return change - change.mean(-1, keepdim=True)
-"""
-EXPLAINED = """
-def explained(changed, guess):
-    return 1 - (changed - guess).square().sum() / changed.square().sum()
-"""
-VERDICT = """
-def verdict(model, tokens, vector, layer):
-    mine = changes(model, tokens, vector, layer)
-    direct = changes(model, tokens, vector, model.cfg.n_layers - 1)
-    constant = mine[::2].mean(0)
-    return explained(mine[1::2], constant), explained(mine, direct)
-"""
-BIAS = CHANGES + EXPLAINED + VERDICT
+EACH = "torch.stack([stream[1:].mean(0) for stream in streams]).mean(0)"
+DIFFERENCE = "mean(positives) - mean(negatives)"
+CLONE = "stream = stream.clone()\n        stream[:, -1] += vector\n        return stream"
+RUN = 'return model.run_with_hooks(tokens, fwd_hooks=[(f"blocks.{layer}.hook_resid_post", add)])'
+KL = "(log_p.exp() * (log_p - log_q)).sum(-1)[1:].mean()"
+KEPT = "effects.masked_fill(costs > budget, -torch.inf)"
+BEST = f"best = {KEPT}.argmax().item()"
+PLACE = "divmod(best, effects.shape[1])"
+PAIRS = "i, j = torch.combinations(torch.arange(len(means))).T"
+UNIT = "rows / rows.norm(dim=-1, keepdim=True) * norm"
+REACH = "(null.abs() >= abs(effect)).sum().item()"
+CHANGE = "(steered - model(tokens))[:, 1:].flatten(0, 1)"
+MISSED = "(changed - guess).square().sum() / changed.square().sum()"
+SHARES = "explained(mine[1::2], constant), explained(mine, direct)"
 
 RIGHT = {
     "6.1": [
-        mean("x[1:].mean(0)"),
-        mean("x[1:].sum(0) / (len(x) - 1)"),
-        mean("x[1:].double().mean(0)"),
-        mean("x[1:].mean(0)", "sum({0}) / len({0})"),
-        mean("x[1:].numpy().mean(0)", "sum({0}) / len({0})"),
-        mean("x.narrow(0, 1, len(x) - 1).mean(0)"),
-        mean("torch.einsum('pd->d', x[1:]) / len(x[1:])"),
-        """def contrast(positives, negatives):
-    total = 0
-    for sign, side in ((1, positives), (-1, negatives)):
-        for x in side:
-            for row in x[1:]:
-                total = total + sign * row / len(x[1:]) / len(side)
-    return total.tolist()""",
-        """def contrast(positives, negatives):
-    import numpy as np
-    both = [np.stack([np.asarray(x)[1:].mean(0) for x in s]) for s in (positives, negatives)]
-    return both[0].mean(0) - both[1].mean(0)""",
+        (EACH, "torch.stack([x[1:].sum(0) / (len(x) - 1) for x in streams]).mean(0)"),
+        (EACH, "sum(x[1:].mean(0) for x in streams) / len(streams)"),
+        (EACH, "sum(x[1:].numpy().mean(0) for x in streams) / len(streams)"),
+        (EACH, "sum(torch.einsum('pd->d', x[1:]) / len(x[1:]) for x in streams) / len(streams)"),
+        (EACH, "sum(row / len(x[1:]) / len(streams) for x in streams for row in x[1:])"),
+        ".double()",
+        ".numpy()",
+        ".tolist()",
     ],
     "6.2": [
-        last("stream = stream.clone(); stream[:, -1] += vector; return stream"),
-        last("stream[:, -1] += vector; return stream"),
-        last("stream[:, -1] = stream[:, -1] + vector.double()"),
-        last("stream = stream.clone(); stream[:, stream.shape[1] - 1, :] += vector; return stream"),
-        last("at = torch.zeros(stream.shape[1], 1); at[-1] = 1; return stream + at * vector"),
-        last("return torch.cat([stream[:, :-1], stream[:, -1:] + vector], 1)"),
-        last("stream[:, -1].add_(vector)"),
-        """def steer_last(model, tokens, vector, layer):
-    def add(stream, hook):
-        stream[:, -1] += vector
-        return stream
-    with model.hooks(fwd_hooks=[(f"blocks.{layer}.hook_resid_post", add)]):
-        return model(tokens).double()""",
-        """def steer_last(model, tokens, vector, layer):
-    def add(stream, hook):
-        stream[:, -1] += vector
-        return stream
-    model.add_hook(f"blocks.{layer}.hook_resid_post", add)
-    logits = model(tokens)
-    model.reset_hooks()
-    return logits.numpy()""",
+        (CLONE, "stream[:, -1] += vector\n        return stream"),
+        (CLONE, "stream[:, -1] = stream[:, -1] + vector.double()"),
+        (CLONE, "stream[:, -1].add_(vector)"),
+        (CLONE, "return torch.cat([stream[:, :-1], stream[:, -1:] + vector], 1)"),
+        (
+            CLONE,
+            "at = torch.arange(stream.shape[1])[:, None]\n        "
+            "return stream + (at == at[-1]) * vector",
+        ),
+        (
+            RUN,
+            "with model.hooks(fwd_hooks=[(f'blocks.{layer}.hook_resid_post', add)]):\n"
+            "        return model(tokens)",
+        ),
+        (
+            RUN,
+            "model.add_hook(f'blocks.{layer}.hook_resid_post', add)\n"
+            "    logits = model(tokens)\n    model.reset_hooks()\n    return logits",
+        ),
+        ".double()",
+        ".numpy()",
     ],
     "6.3": [
-        priced("(log_p.exp() * (log_p - log_q)).sum(-1)[1:].mean()"),
-        priced("(plain.softmax(-1) * (log_p - log_q))[1:].sum(-1).mean()"),
-        priced("(log_p.exp() * (log_p - log_q))[1:].sum() / (len(plain) - 1)"),
-        priced("torch.einsum('pv,pv->p', log_p.exp(), log_p - log_q)[1:].mean().item()"),
-        priced(
+        (KL, "(plain.softmax(-1) * (log_p - log_q))[1:].sum(-1).mean()"),
+        (KL, "(log_p.exp() * (log_p - log_q))[1:].sum() / (len(plain) - 1)"),
+        (KL, "torch.einsum('pv,pv->p', log_p.exp(), log_p - log_q)[1:].mean()"),
+        (
+            KL,
             "torch.nn.functional.kl_div(log_q, log_p, reduction='none', log_target=True)"
-            "[1:].sum(-1).mean()"
+            "[1:].sum(-1).mean()",
         ),
-        priced("kl_divergence(plain, steered)[1:].mean()"),
-        priced("kl_divergence(plain.double(), steered.double())[1:].mean()"),
-        priced("sum(kl_divergence(a, b) for a, b in zip(plain[1:], steered[1:])) / len(plain[1:])"),
-        priced("(log_p.exp() * (log_p - log_q)).numpy().sum(-1)[1:].mean()"),
+        (KL, "kl_divergence(plain, steered)[1:].mean()"),
+        (KL, "sum(kl_divergence(a, b) for a, b in zip(plain[1:], steered[1:])) / len(plain[1:])"),
+        ".double()",
+        ".numpy()",
+        ".tolist()",
     ],
     "6.4": [
-        BEST,
-        within(
-            "rows, columns = effects.shape",
-            "every = [(r, c) for r in range(rows) for c in range(columns)]",
-            "cells = [cell for cell in every if costs[cell] <= budget]",
-            "return max(cells, key=lambda cell: effects[cell])",
+        (
+            BEST,
+            f"kept = {KEPT}\n    best = max(range(kept.numel()), key=lambda i: kept.flatten()[i])",
         ),
-        within(
-            "kept = torch.where(costs <= budget, effects, torch.tensor(-1e9))",
-            "return torch.unravel_index(kept.argmax(), kept.shape)",
-        ),
-        within(
-            "import numpy as np",
-            "kept = np.where(costs.numpy() <= budget, effects.numpy(), -np.inf)",
-            "return np.unravel_index(kept.argmax(), kept.shape)",
-        ),
-        within(
-            "kept = effects.double().masked_fill(costs > budget, -torch.inf)",
-            "layer = kept.amax(1).argmax()",
-            "return torch.stack([layer, kept[layer].argmax()])",
-        ),
-        within(
-            "kept = effects.masked_fill(costs > budget, -torch.inf)",
-            "return (kept == kept.max()).nonzero()[0]",
-        ),
-        within(
-            "kept = effects.masked_fill(costs > budget, -torch.inf)",
-            "column = kept.amax(0).argmax().item()",
-            "return [kept[:, column].argmax().item(), column]",
-        ),
-        within(
-            "order = effects.flatten().argsort(descending=True)",
-            "first = next(i for i in order.tolist() if costs.flatten()[i] <= budget)",
-            "return first // effects.shape[1], first % effects.shape[1]",
-        ),
+        (PLACE, f"(({KEPT}) == ({KEPT}).max()).nonzero()[0]"),
+        (PLACE, f"torch.unravel_index({KEPT}.argmax(), effects.shape)"),
+        (PLACE, "(best // effects.shape[1], best % effects.shape[1])"),
+        (PLACE, "torch.tensor(divmod(best, effects.shape[1])).double()"),
+        (PLACE, "__import__('numpy').unravel_index(best, effects.shape)"),
+        (KEPT, "torch.where(costs <= budget, effects.double(), -1e9)"),
+        (PLACE, "list(divmod(best, effects.shape[1]))"),
     ],
     "6.5": [
-        NULL,
-        swapped(NULL, "cache[name][0, 1:].mean(0)", "cache['resid_post', layer][0, 1:].mean(0)"),
-        swapped(NULL, "[0, 1:].mean(0)", "[:, 1:].mean(1)[0]"),
-        swapped(NULL, "[0, 1:].mean(0)", "[0, 1:].double().mean(0)"),
-        swapped(NULL, "return torch.stack(means)", "return torch.stack(means).numpy()"),
-        swapped(NULL, "return torch.stack(means)", "return means"),
-        swapped(
-            NULL,
-            DIFFERENCES,
-            """
-def differences(means, norm):
-    pairs = [(i, j) for i in range(len(means)) for j in range(i + 1, len(means))]
-    return [norm * (means[i] - means[j]) / (means[i] - means[j]).norm() for i, j in pairs]
-""",
-        ),
-        swapped(
-            NULL,
-            DIFFERENCES,
-            """
-def differences(means, norm):
-    i, j = torch.triu_indices(len(means), len(means), 1)
-    return torch.nn.functional.normalize(means[i] - means[j], dim=1) * norm
-""",
-        ),
-        swapped(
-            NULL,
-            P_VALUE,
-            """
-def p_value(effect, null):
-    everything = torch.cat([null, torch.tensor([effect])]).abs()
-    return (everything >= abs(effect)).double().mean()
-""",
-        ),
+        ("cache[name][0, 1:].mean(0)", "cache['resid_post', layer][0, 1:].mean(0)"),
+        ("[0, 1:].mean(0)", "[:, 1:].mean(1)[0]"),
+        ("[0, 1:].mean(0)", "[0, 1:].double().mean(0)"),
+        ("return torch.stack(means)", "return torch.stack(means).numpy()"),
+        ("return torch.stack(means)", "return means"),
+        (PAIRS, "i, j = torch.triu_indices(len(means), len(means), 1)"),
+        (UNIT, "torch.nn.functional.normalize(rows, dim=1) * norm"),
+        (UNIT, "[norm * row / row.norm() for row in rows]"),
+        (REACH, "sum(abs(each) >= abs(effect) for each in null.tolist())"),
     ],
     "6.6": [
-        BIAS,
-        swapped(
-            BIAS,
-            CHANGES,
-            """
-def changes(model, tokens, vector, layer):
-    hook = lambda stream, hook: stream + vector
-    hooks = [(f"blocks.{layer}.hook_resid_post", hook)]
-    change = model.run_with_hooks(tokens, fwd_hooks=hooks) - model(tokens)
-    change = change - change.mean(-1, keepdim=True)
-    return change[:, 1:].reshape(-1, change.shape[-1])
-""",
-        ),
-        swapped(
-            BIAS,
-            "(steered - model(tokens))[:, 1:].flatten(0, 1)",
-            "torch.cat([*(steered - model(tokens))[:, 1:]])",
-        ),
-        swapped(BIAS, "(steered - model(tokens))", "(steered.double() - model(tokens).double())"),
-        swapped(BIAS, "(changed - guess).square().sum()", "((changed - guess) ** 2).sum(0).sum()"),
-        swapped(
-            BIAS,
-            "(changed - guess).square().sum() / changed.square().sum()",
-            "((changed - guess).norm() / changed.norm()) ** 2",
-        ),
-        swapped(
-            BIAS,
-            EXPLAINED,
-            """
-def explained(changed, guess):
-    missed = torch.einsum("cv,cv->", changed - guess, changed - guess)
-    return (1 - missed / torch.einsum("cv,cv->", changed, changed)).item()
-""",
-        ),
-        swapped(
-            BIAS,
-            "return explained(mine[1::2], constant), explained(mine, direct)",
-            "return torch.tensor([explained(mine[1::2], constant), explained(mine, direct)])",
-        ),
-        swapped(
-            BIAS,
-            "constant = mine[::2].mean(0)",
-            "constant = sum(mine[i] for i in range(0, len(mine), 2)) / len(mine[::2])",
+        (CHANGE, "torch.cat([*(steered - model(tokens))[:, 1:]])"),
+        (CHANGE, "(steered.double() - model(tokens).double())[:, 1:].flatten(0, 1)"),
+        (MISSED, "((changed - guess) ** 2).sum(0).sum() / changed.norm() ** 2"),
+        (MISSED, "((changed - guess).norm() / changed.norm()) ** 2"),
+        (f"1 - {MISSED}", f"(1 - {MISSED}).item()"),
+        (SHARES, f"torch.tensor([{SHARES}])"),
+        (SHARES, f"[float(share) for share in ({SHARES})]"),
+        ("mine[::2].mean(0)", "sum(mine[i] for i in range(0, len(mine), 2)) / len(mine[::2])"),
+        (
+            "with steer(model, vector, layer, 1.0):",
+            "hook = f'blocks.{layer}.hook_resid_post', lambda stream, hook: stream + vector\n"
+            "    with model.hooks(fwd_hooks=[hook]):",
         ),
     ],
 }
 
 MISTAKES = {
     "6.1": [
-        (mean("x.mean(0)"), "BOS is counted"),
-        (
-            "def contrast(p, n):\n"
-            + mean("x[1:].mean(0)").replace("def contrast", "    def right")
-            + "\n    return right(n, p)",
-            "sign is swapped",
-        ),
-        (mean("x[1:].sum(0)"), "sums over positions"),
-        (mean("x[1:].sum(0) / len(x)"), "still counted in the mean"),
-        (mean("x[-1]"), "the last position alone"),
-        (mean("x[1:]", "torch.cat({}).mean(0)"), "a longer prompt weighs more"),
-        (mean("x", "torch.cat({}).mean(0)"), "pooled, BOS too"),
-        (mean("x[1:].mean(0)", "torch.stack({}).sum(0)"), "sums over prompts"),
-        (mean("x[1:].mean(0)", "{}[0]"), "Only the first prompt"),
-        (mean("x[1:].mean()"), "expected shape (4,)"),
-        ("def contrast(p, n): return torch.tensor([-1.6667, -1.6667, 2.1667, 0.1667])", "differ"),
+        ("stream[1:].mean(0)", "stream.mean(0)", "BOS is counted"),
+        (EACH, "torch.cat([x[1:] for x in streams]).mean(0)", "a longer prompt weighs more"),
+        (DIFFERENCE, "mean(negatives) - mean(positives)", "sign is swapped"),
+        ("stream[1:].mean(0)", "stream[1:].sum(0)", "sums over positions"),
+        ("stream[1:].mean(0)", "stream[1:].sum(0) / len(stream)", "still counted in the mean"),
+        ("stream[1:].mean(0)", "stream[-1]", "the last position alone"),
+        (EACH, "torch.cat(streams).mean(0)", "pooled, BOS too"),
+        ("]).mean(0)", "]).sum(0)", "sums over prompts"),
+        ("]).mean(0)", "])[0]", "Only the first prompt"),
+        (DIFFERENCE, "torch.tensor([-1.6667, -1.6667, 2.1667, 0.1667])", "differ"),
     ],
     "6.2": [
-        (last("stream = stream.clone(); stream[:, -1] += vector"), "Nothing has changed"),
-        (last("return stream + vector"), "added at every position"),
-        (last("stream = stream.clone(); stream[:, 1] += vector; return stream"), "at position 1"),
-        (last("stream = stream.clone(); stream[:, -1] = vector; return stream"), "is replaced"),
-        (last("stream = stream.clone(); stream[:, -1] -= vector; return stream"), "subtracted"),
+        (CLONE, CLONE.replace("\n        return stream", ""), "Nothing has changed"),
+        (CLONE, "return stream + vector", "added at every position"),
+        ("stream[:, -1]", "stream[:, 1]", "at position 1"),
+        ("+= vector", "= vector", "is replaced"),
+        ("+= vector", "-= vector", "subtracted"),
+        ("hook_resid_post", "hook_resid_pre", "*entering* block"),
+        ("+= vector", "+= 2 * vector", "twice"),
+        (RUN, "return model(tokens)[:, -1] + 1", "expected shape"),
         (
-            last("stream = stream.clone(); stream[:, -1] += vector; return stream", "pre"),
-            "*entering* block",
-        ),
-        (last("stream = stream.clone(); stream[:, -1] += 2 * vector; return stream"), "twice"),
-        (
-            "def steer_last(model, tokens, vector, layer): return model(tokens)[:, -1] + 1",
-            "expected shape",
-        ),
-        (
-            """def steer_last(model, tokens, vector, layer):
-    def add(stream, hook):
-        stream[:, -1] += vector
-        return stream
-    model.add_hook(f"blocks.{layer}.hook_resid_post", add)
-    return model(tokens)""",
-            "leaves a hook",
+            RUN,
+            "model.add_hook(f'blocks.{layer}.hook_resid_post', add)\n    return model(tokens)",
+            "a hook stays on the model",
         ),
         (
-            """layer_here = model.cfg.n_layers // 2
-def steer_last(model, tokens, vector, layer):
-    def add(stream, hook):
-        stream[:, -1] += vector
-        return stream
-    hooks = [(f"blocks.{layer_here}.hook_resid_post", add)]
-    return model.run_with_hooks(tokens, fwd_hooks=hooks)""",
+            [
+                (RUN, "layer = here\n    " + RUN),
+                ("def steer_last(", "here = model.cfg.n_layers // 2\ndef steer_last("),
+            ],
             "not on another one",
         ),
     ],
     "6.3": [
-        (priced("kl_divergence(steered, plain)[1:].mean()"), "arguments are swapped"),
-        (priced("(log_q.exp() * (log_q - log_p)).sum(-1)[1:].mean()"), "arguments are swapped"),
-        (priced("(log_p.exp() * (log_q - log_p)).sum(-1)[1:].mean()"), "The sign is wrong"),
-        (priced("(log_p.exp() * (log_p - log_q)).sum(-1).mean()"), "Position 0 is counted"),
-        (
-            priced("(log_p.exp() * (log_p - log_q)).sum(-1)[1:].sum() / len(plain)"),
-            "still counted in the mean",
-        ),
-        (priced("(log_p.exp() * (log_p - log_q)).sum(-1)[1:].sum()"), "sum over positions"),
-        (priced("(log_p.exp() * (log_p - log_q)).sum()"), "position 0 too"),
-        (priced("(log_p.exp() * (log_p - log_q))[1:].mean()"), "over the vocabulary, too"),
-        (priced("(log_p.exp() * (log_p - log_q)).sum(-1)[1:].mean() / 0.693147"), "in bits"),
-        (priced("(plain.softmax(-1) * (plain - steered)).sum(-1)[1:].mean()"), "`log_softmax`"),
-        (priced("(log_p.exp() - log_q.exp()).abs().sum(-1)[1:].mean()"), "you give"),
-        (priced("(log_p.exp() * (log_p - log_q)).sum(-1)[1:]"), "expected shape ()"),
-        (priced("0.2067"), "too large"),
+        (KL, "kl_divergence(steered, plain)[1:].mean()", "arguments are swapped"),
+        ("[1:].mean()", ".mean()", "Position 0 is counted"),
+        ("log_p - log_q", "log_q - log_p", "The sign is wrong"),
+        ("[1:].mean()", "[1:].sum() / len(plain)", "still counted in the mean"),
+        ("[1:].mean()", "[1:].sum()", "sum over positions"),
+        ("[1:].mean()", ".sum()", "position 0 too"),
+        (".sum(-1)[1:].mean()", "[1:].mean()", "over the vocabulary, too"),
+        ("[1:].mean()", "[1:].mean() / 0.693147", "in bits"),
+        (KL, "(plain.softmax(-1) * (plain - steered)).sum(-1)[1:].mean()", "`log_softmax`"),
+        (KL, "(log_p.exp() - log_q.exp()).abs().sum(-1)[1:].mean()", "you give"),
+        ("[1:].mean()", "[1:]", "expected shape ()"),
+        (KL, "0.2067", "too large"),
     ],
     "6.4": [
-        (within("return divmod(effects.argmax().item(), effects.shape[1])"), "over the budget"),
-        (within("return divmod(costs.argmin().item(), effects.shape[1])"), "the cheapest"),
+        (KEPT, "effects", "over the budget"),
+        (f"{KEPT}.argmax()", "costs.argmin()", "the cheapest"),
+        (KEPT, KEPT.replace("effects", "effects.abs()"), "the other way"),
         (
-            within(
-                "kept = effects.abs().masked_fill(costs > budget, -torch.inf)",
-                "return divmod(kept.argmax().item(), effects.shape[1])",
-            ),
-            "the other way",
-        ),
-        (
-            within(
-                "ratio = effects / (costs + 1e-3)",
-                "return divmod(ratio[1:].argmax().item() + effects.shape[1], effects.shape[1])",
-            ),
+            f"{KEPT}.argmax()",
+            "((effects / (costs + 1e-3))[1:].argmax() + effects.shape[1])",
             "per cost",
         ),
-        (swapped(BEST, "divmod(best, effects.shape[1])", "best"), "flattened table"),
-        (swapped(BEST, "effects.shape[1])", "effects.shape[1])[::-1]"), "Swapped"),
-        (swapped(BEST, "shape[1]", "shape[0]"), "number of columns"),
-        (swapped(BEST, ">", ">="), "is within it"),
-        (swapped(BEST, "effects.shape[1]", "4"), "differ"),
-        (within("return 1, 2"), "differ"),
+        (PLACE, "best", "flattened table"),
+        (PLACE, f"{PLACE}[::-1]", "Swapped"),
+        ("shape[1]", "shape[0]", "number of columns"),
+        ("costs > budget", "costs >= budget", "is within it"),
+        ("effects.shape[1]", "4", "differ"),
+        (PLACE, "(1, 2)", "differ"),
     ],
     "6.5": [
-        (swapped(NULL, "[0, 1:].mean(0)", "[0].mean(0)"), "Step 1: BOS is counted"),
-        (swapped(NULL, "hook_resid_post", "hook_resid_pre"), "enters the block"),
-        (swapped(NULL, "[0, 1:].mean(0)", "[0, -1]"), "the last position alone"),
-        (swapped(NULL, "means[i] - means[j]", "means[j] - means[i]"), "Step 2"),
+        ("[0, 1:].mean(0)", "[0].mean(0)", "step 1: BOS is counted"),
+        ("means[i] - means[j]", "means[j] - means[i]", "step 2"),
+        ("hook_resid_post", "hook_resid_pre", "enters the block"),
+        ("[0, 1:].mean(0)", "[0, -1]", "the last position alone"),
+        (UNIT, "rows", "not scaled"),
+        ("keepdim=True) * norm", "keepdim=True)", "unit vectors"),
+        ("rows.norm(dim=-1, keepdim=True)", "rows.norm()", "take each row's own"),
+        ("rows.norm(dim=-1, keepdim=True)", "rows.norm(dim=0)", "columns"),
+        (PAIRS, "i, j = torch.cartesian_prod(*[torch.arange(len(means))] * 2).T", "each pair once"),
+        ("(1 + reach) / (1 + len(null))", "reach / len(null)", "add 1 to both"),
+        ("null.abs() >= abs(effect)", "null >= effect", "both signs count"),
+        ("null.abs() >= abs(effect)", "null.abs() > abs(effect)", "equal effect"),
+        ("(1 + len(null))", "len(null)", "one of the two counts"),
         (
-            swapped(NULL, "return rows / rows.norm(dim=-1, keepdim=True) * norm", "return rows"),
-            "not scaled",
-        ),
-        (swapped(NULL, "keepdim=True) * norm", "keepdim=True)"), "unit vectors"),
-        (swapped(NULL, "rows.norm(dim=-1, keepdim=True)", "rows.norm()"), "take each row's own"),
-        (swapped(NULL, "rows.norm(dim=-1, keepdim=True)", "rows.norm(dim=0)"), "columns"),
-        (
-            swapped(
-                NULL,
-                "torch.combinations(torch.arange(len(means))).T",
-                "torch.cartesian_prod(*[torch.arange(len(means))] * 2).T",
-            ),
-            "each pair once",
-        ),
-        (swapped(NULL, "(1 + reach) / (1 + len(null))", "reach / len(null)"), "add 1 to both"),
-        (swapped(NULL, "null.abs() >= abs(effect)", "null >= effect"), "both signs count"),
-        (swapped(NULL, "null.abs() >= abs(effect)", "null.abs() > abs(effect)"), "equal effect"),
-        (swapped(NULL, "(1 + len(null))", "len(null)"), "one of the two counts"),
-        (
-            swapped(NULL, "{layer}.hook", "{model_layers - 1}.hook").replace(
-                "\ndef prompt_means", "\nmodel_layers = model.cfg.n_layers\ndef prompt_means"
-            ),
+            [
+                ("{layer}.hook", "{last}.hook"),
+                ("def prompt_means", "last = model.cfg.n_layers - 1\ndef prompt_means"),
+            ],
             "stopped with KeyError",
         ),
     ],
     "6.6": [
-        (
-            swapped(BIAS, "return change - change.mean(-1, keepdim=True)", "return change"),
-            "mean over the vocabulary",
-        ),
-        (swapped(BIAS, "[:, 1:].flatten", "[:, :].flatten"), "position 0 is counted"),
-        (swapped(BIAS, "steered - model(tokens)", "model(tokens) - steered"), "sign is swapped"),
-        (swapped(BIAS, "(steered - model(tokens))", "steered"), "steered logits"),
-        (swapped(BIAS, "change.mean(-1, keepdim=True)", "change.mean(0)"), "over contexts"),
-        (swapped(BIAS, "return 1 - (changed", "return (changed"), "that is *missed*"),
-        (swapped(BIAS, "/ changed.square()", "/ (changed - changed.mean(0)).square()"), "spread"),
-        (
-            swapped(
-                BIAS,
-                "(changed - guess).square().sum() / changed.square().sum()",
-                "(changed - guess).norm() / changed.norm()",
-            ),
-            "root",
-        ),
-        (
-            swapped(BIAS, "explained(mine[1::2], constant)", "explained(mine, mine.mean(0))"),
-            "fitted on",
-        ),
-        (swapped(BIAS, "explained(mine[1::2], constant)", "1.0"), "Step 3"),
-        (
-            swapped(
-                BIAS,
-                "explained(mine[1::2], constant), explained(mine, direct)",
-                "explained(mine, direct), explained(mine[1::2], constant)",
-            ),
-            "Step 3",
-        ),
-        (swapped(BIAS, "explained(mine, direct)", "explained(direct, mine)"), "own changes"),
-        (
-            swapped(
-                BIAS,
-                "return explained(mine[1::2], constant), explained(mine, direct)",
-                "return explained(mine[1::2], constant)",
-            ),
-            "two numbers",
-        ),
+        ("return change - change.mean(-1, keepdim=True)", "return change", "over the vocabulary"),
+        (f"1 - {MISSED}", MISSED, "that is *missed*"),
+        ("[:, 1:].flatten", "[:, :].flatten", "position 0 is counted"),
+        ("steered - model(tokens)", "model(tokens) - steered", "sign is swapped"),
+        ("(steered - model(tokens))", "steered", "steered logits"),
+        ("change.mean(-1, keepdim=True)", "change.mean(0)", "over contexts"),
+        ("/ changed.square()", "/ (changed - changed.mean(0)).square()", "spread"),
+        (MISSED, "(changed - guess).norm() / changed.norm()", "root"),
+        ("explained(mine[1::2], constant)", "explained(mine, mine.mean(0))", "fitted on"),
+        ("explained(mine[1::2], constant)", "1.0", "step 3"),
+        (SHARES, "explained(mine, direct), explained(mine[1::2], constant)", "step 3"),
+        ("explained(mine, direct)", "explained(direct, mine)", "own changes"),
+        (SHARES, "explained(mine[1::2], constant)", "two numbers"),
+        (SHARES, "...", "right up to here; step 3 is still to do"),
     ],
 }

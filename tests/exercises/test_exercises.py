@@ -1,7 +1,14 @@
 """Every exercise as a learner meets it: untouched, solved, and solved wrongly.
 
-The stub, the solution and the check are taken from the notebook itself; only the wrong answers are
-written here (`mistakes_*.py`).
+The stub, the solution and the check are taken from the notebook itself; other answers are in
+`mistakes_*.py`, each in the shortest of these forms:
+
+    "def f(x): ..."            the whole answer
+    ("old", "new")             the notebook's solution with `old`, which stands there once, replaced
+    [("old", "new"), ...]      several such changes
+    ".numpy()"                 the solution, with this after what its last function returns
+
+A wrong answer is one of them and words that the learner must be told: ("old", "new", "words").
 """
 
 import ast
@@ -15,6 +22,7 @@ import pytest
 from IPython.utils.capture import capture_output
 
 from exercises import grading as checks
+from helpers import models, smollm2
 
 ROOT = Path(__file__).parents[2]
 TOPICS = {
@@ -83,26 +91,46 @@ def solution(name: str, number: str) -> str:
     return found[0]
 
 
-def defined(source: str) -> set[str]:
-    """The functions and variables that a cell defines at its top level."""
-    names = set()
+def code(name: str, number: str, change) -> str:
+    """The answer that an entry of a table stands for."""
+    if isinstance(change, str) and not change.startswith("."):
+        return change
+    text = solution(name, number)
+    if isinstance(change, str):
+        last = list(defined(cells(name)[f"{number}-stub"].source))[-1]
+        kind = (
+            "(lambda f: lambda *a, **k: f(*a, **k){})({})" if f"def {last}(" in text else "{1}{0}"
+        )
+        return f"{text}\n{last} = {kind.format(change, last)}\n"
+    for old, new in [change] if isinstance(change, tuple) else change:
+        assert text.count(old) == 1, f"{old!r} stands {text.count(old)} times in the solution"
+        text = text.replace(old, new)
+    return text
+
+
+def defined(source: str) -> dict[str, None]:
+    """The functions and variables that a cell defines at its top level, in order."""
+    names = {}
     for node in ast.parse(source).body:
         if isinstance(node, ast.FunctionDef):
-            names.add(node.name)
+            names[node.name] = None
         if isinstance(node, ast.Assign):
-            names |= {n.id for t in node.targets for n in ast.walk(t) if isinstance(n, ast.Name)}
+            named = (n for t in node.targets for n in ast.walk(t) if isinstance(n, ast.Name))
+            names |= {n.id: None for n in named}
     return names
 
 
-def attempt(space: dict, name: str, number: str, code: str | None = None) -> tuple[str, str]:
-    """Status and text after the stub, or `code` in its place, and the check have run."""
+def attempt(space: dict, name: str, number: str, answer: str | None = None) -> tuple[str, str]:
+    """Status and text after the stub, or `answer` in its place, and the check have run."""
     stub = cells(name)[f"{number}-stub"].source
-    if code is not None:
-        assert code.strip() != stub.strip()
-        assert defined(stub) <= defined(code), "the answer must define what the stub defines"
+    if answer is not None:
+        assert answer.strip() != stub.strip()
+        assert defined(stub).keys() <= defined(answer).keys(), (
+            "the answer must define what the stub defines"
+        )
     key = heading(name, number)[0]
     checks._tally.pop(key, None)
-    shown = run([stub if code is None else code, cells(name)[f"{number}-check"].source], space)
+    shown = run([stub if answer is None else answer, cells(name)[f"{number}-check"].source], space)
     assert key in checks._tally, "the check did not run"
     return checks._tally[key], shown
 
@@ -120,27 +148,57 @@ def test_the_notebooks_own_solution_passes(prepared, name, number):
     assert status == checks.SOLVED, shown
 
 
+def entries(name: str, number: str, table: str) -> list[tuple]:
+    """The entries of a table for an exercise: (change,), and (change, words) of a wrong answer."""
+    found = getattr(import_module(f"mistakes_{TOPICS[name]}"), table)[heading(name, number)[0]]
+    if table == "RIGHT":
+        return [(change,) for change in found]
+    return [(change[0] if len(change) == 1 else tuple(change), words) for *change, words in found]
+
+
 def answers(table: str, quick: int):
     """The answers of a table, for every exercise; all but the first few of each are slow tests."""
     for name, number in EXERCISES:
-        module = import_module(f"mistakes_{TOPICS[name]}")
-        for i, answer in enumerate(getattr(module, table)[heading(name, number)[0]]):
+        for i, values in enumerate(entries(name, number, table)):
             marks = () if i < quick else pytest.mark.slow
-            values = (answer,) if isinstance(answer, str) else answer
             yield pytest.param(name, number, *values, id=f"{name[:2]}-{number}-{i}", marks=marks)
 
 
-@pytest.mark.parametrize(("name", "number", "code"), list(answers("RIGHT", quick=1)))
-def test_a_right_answer_of_another_form_passes(prepared, name, number, code):
-    status, shown = attempt(prepared(name), name, number, code)
+@pytest.mark.parametrize(("name", "number", "change"), list(answers("RIGHT", quick=1)))
+def test_a_right_answer_of_another_form_passes(prepared, name, number, change):
+    status, shown = attempt(prepared(name), name, number, code(name, number, change))
     assert status == checks.SOLVED, shown
 
 
-@pytest.mark.parametrize(("name", "number", "code", "words"), list(answers("MISTAKES", quick=3)))
-def test_a_wrong_answer_is_told_what_is_wrong(prepared, name, number, code, words):
-    status, shown = attempt(prepared(name), name, number, code)
+@pytest.mark.parametrize(("name", "number", "change", "words"), list(answers("MISTAKES", quick=3)))
+def test_a_wrong_answer_is_told_what_is_wrong(prepared, name, number, change, words):
+    status, shown = attempt(prepared(name), name, number, code(name, number, change))
     assert status == checks.WRONG, shown
     assert words in shown
+
+
+@pytest.fixture(scope="module")
+def real_model():
+    if not smollm2.place().is_dir():
+        pytest.skip(f"{smollm2.NAME} is not on this machine; `make real` fetches it")
+    return models.load_model(smollm2.NAME)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", TOPICS)
+def test_exercises_judge_alike_on_the_real_model(real_model, name, monkeypatch):
+    """Stub, solution and the first two wrong answers of each exercise, on a model loaded once."""
+    monkeypatch.setattr(models, "load_model", lambda name=None: real_model)
+    space: dict = {}
+    run([cells(name)["load"].source, cells(name)["exercises-setup"].source], space)
+    for number in ids(name):
+        assert attempt(dict(space), name, number)[0] == checks.UNSOLVED, number
+        status, shown = attempt(dict(space), name, number, solution(name, number))
+        assert status == checks.SOLVED, shown
+        for change, words in entries(name, number, "MISTAKES")[:2]:
+            status, shown = attempt(dict(space), name, number, code(name, number, change))
+            assert status == checks.WRONG, f"{number}, {change}: {shown}"
+            assert words in shown
 
 
 @pytest.mark.parametrize("name", [n for n in TOPICS if ids(n)])
@@ -151,7 +209,7 @@ def test_each_exercise_has_mistakes_of_its_own(name):
     for table in (module.RIGHT, module.MISTAKES):
         assert min(map(len, table.values())) >= 8
     for wrong in module.MISTAKES.values():
-        assert len({words for _, words in wrong}) >= 2
+        assert len({answer[-1] for answer in wrong}) >= 2
 
 
 @pytest.mark.parametrize("name", [n for n in TOPICS if ids(n)])

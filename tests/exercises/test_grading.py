@@ -10,7 +10,19 @@ import pytest
 import torch
 
 from exercises import grading
-from exercises.grading import Wrong, answer, compare, exercise, progress
+from exercises.grading import (
+    Unsolved,
+    Wrong,
+    answer,
+    compare,
+    exercise,
+    on_model,
+    progress,
+    second_model,
+    step,
+    unchanged,
+)
+from helpers.models import load_model
 
 ROOT = Path(__file__).parents[2]
 GRID = torch.tensor([[0.25, -3.0, 1000.0], [0.5, 7.0, 2.0]])
@@ -171,6 +183,7 @@ def test_after_a_cell_that_failed_its_older_version_is_not_judged(session):
     assert "✔ Solved" in shown[6]
 
 
+@pytest.mark.slow
 def test_a_check_that_failed_itself_judges_again(session):
     cells = ("f = lambda x: 2 * x", "check(g)", "check(f)", "f = (", "f = 3; check(f)")
     shown = session(*cells)
@@ -178,6 +191,7 @@ def test_a_check_that_failed_itself_judges_again(session):
     assert "expected a function, got int" in shown[4]  # the cell at hand makes a new one
 
 
+@pytest.mark.slow
 def test_an_error_shows_the_learners_own_lines_only(session):
     inner = "def inner(x):\n    y = x + 1\n    return y.reshape(7)"
     shown = session(inner, "def f(x):\n    return inner(x)", "check(f)")[-1]
@@ -189,6 +203,7 @@ def test_an_error_shows_the_learners_own_lines_only(session):
     ]
 
 
+@pytest.mark.slow
 def test_progress_survives_a_restart_until_its_file_is_deleted(session, tmp_path):
     assert "1 of 1" in session("check(lambda x: 2 * x)", "progress()")[-1]
     assert "1 of 1" in session("check(lambda x: ...)", "check(lambda x: x)", "progress()")[-1]
@@ -197,13 +212,56 @@ def test_progress_survives_a_restart_until_its_file_is_deleted(session, tmp_path
     assert not (tmp_path / ".progress.json").exists()  # nothing to keep
 
 
+@pytest.mark.slow
 def test_where_nothing_can_be_written_the_session_still_knows(session, tmp_path):
     (tmp_path / ".progress.json").mkdir()
     assert "1 of 1" in session("check(lambda x: x + x)", "progress()")[-1]
 
 
+@pytest.mark.slow
 def test_progress_can_be_shown_for_all_six(session):
     one, every, again = session("progress()", "progress(all=True)", "check(...); progress()")
     shown = {line.split(".")[0].strip() for line in every.splitlines()[1:]}
     assert shown == {"1", "2", "3", "4", "5", "6", "9"}
     assert "of 1 exercises" in one and "of 1 exercises" in again
+
+
+# On a second model, step by step
+
+
+@pytest.fixture(scope="module")
+def model():
+    return load_model("tutorial-4l")
+
+
+def test_the_second_model_shares_the_tokenizer_and_nothing_else(model):
+    other = second_model(model)
+    assert other is second_model(model) and other.tokenizer is model.tokenizer
+    assert other.cfg.d_vocab == model.cfg.d_vocab and other.cfg.d_model != model.cfg.d_model
+    tokens = other.to_tokens("The capital of Italy is", prepend_bos=True)
+    assert other(tokens).argmax(-1).tolist() != model(tokens).argmax(-1).tolist()
+
+
+def test_a_hook_or_a_weight_that_stays_is_told_and_the_hook_taken_off(model):
+    tokens = model.to_tokens("The capital of Italy is", prepend_bos=True)
+    with unchanged(model, tokens):
+        model.run_with_hooks(tokens, fwd_hooks=[("ln_final.hook_in", lambda x, hook: 2 * x)])
+    with pytest.raises(Wrong, match="a hook stays on the model"), unchanged(model):
+        model.add_hook("ln_final.hook_in", lambda x, hook: x)
+    assert not any(point.has_hooks() for point in model.hook_dict.values())
+    weight = next(model.parameters())
+    try:
+        with pytest.raises(Wrong, match="stays changed"), unchanged(model, tokens):
+            weight.data.mul_(1.1)
+    finally:
+        weight.data.div_(1.1)
+
+
+def test_steps_wait_for_those_before_and_say_where_they_fail():
+    with pytest.raises(Unsolved), step(1):
+        answer(lambda: ...)
+    with pytest.raises(Wrong, match="right up to here; step 2 is still to do"), step(2):
+        answer(lambda: ...)
+    for first, told in ((True, "step 3: too small"), (False, "step 3: right on the model at hand")):
+        with pytest.raises(Wrong, match=told), step(3), on_model(first):
+            raise Wrong("too small")

@@ -8,7 +8,7 @@ from torch.testing import assert_close
 from transformer_lens.model_bridge import TransformerBridge
 
 from exercises import toy
-from helpers import architecture, attribution, lens, metrics, patching
+from helpers import architecture, attribution, metrics, patching
 from helpers.architecture import Unsupported
 
 DOUBLE, ALL = torch.float64, slice(None)
@@ -37,18 +37,6 @@ def test_the_parts_sum_to_the_logit_difference(rows):
     swapped = attribution.attribute_logit_diff(model, cache, *reversed(ids))
     for part in PARTS:
         near(getattr(swapped, part), -getattr(parts, part))
-
-
-def test_a_batch_is_the_mean_of_its_rows(rows):
-    model, tokens, _, cache, answer, distractor = rows
-    batch = attribution.attribute_logit_diff(model, cache, answer, distractor)
-    singles = []
-    for i in range(3):
-        _, row = model.run_with_cache(tokens[i : i + 1])
-        ids = answer[i : i + 1], distractor[i : i + 1]
-        singles.append(attribution.attribute_logit_diff(model, row, *ids))
-    for part in PARTS:
-        near(getattr(batch, part), sum(getattr(s, part) for s in singles) / 3)
 
 
 def lost_without(rows, name: str, index: tuple, held: list[str]):
@@ -96,39 +84,33 @@ def test_neurons_and_the_output_bias_sum_to_the_mlps_part(rows, layer):
     near(neurons.sum() + of_bias, parts.mlps[layer])
 
 
-def test_the_parts_are_those_of_transformer_lens(random_model, random_pair):
-    """Its stack of components, divided by the final scale, onto the same direction."""
-    cache, answer, distractor = random_pair.clean_cache, *random_pair.tokens[2:]
-    stack, labels = cache.get_full_resid_decomposition(
-        layer=3, expand_neurons=False, apply_ln=True, pos_slice=-1, return_labels=True
-    )
-    direction = (random_model.W_U[:, answer] - random_model.W_U[:, distractor]).T
-    expected = dict(zip(labels, (stack * direction).sum(-1).mean(-1), strict=True))
-    parts = attribution.attribute_logit_diff(random_model, cache, answer, distractor)
-    for layer in range(3):
-        for head in range(4):
-            near(parts.heads[layer, head], expected[f"L{layer}H{head}"])
-        near(parts.mlps[layer], expected[f"{layer}_mlp_out"])
-    near(parts.embed, expected["embed"])
-    near(parts.pos_embed, expected["pos_embed"])
-
-
-@pytest.mark.parametrize("name", ["GPT2", "GPTNeoX"])
-def test_half_precision_is_the_same_but_coarse(name):
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("name", ["GPT2", "GPTNeoX", "Llama"])
+def test_half_precision_is_the_same_but_coarse(name, dtype):
     found = []
-    for dtype in (torch.bfloat16, DOUBLE):
-        model = bridge(name, dtype)
+    for each in (dtype, DOUBLE):
+        model = bridge(name, each)
         pair = run_pair(model, families.PAIR.tokens(model))
-        ids = pair.tokens.answer, pair.tokens.distractor
-        parts = attribution.attribute_logit_diff(model, pair.clean_cache, *ids)
-        neurons = attribution.attribute_neurons(model, pair.clean_cache, 1, *ids)
-        rows = lens.logit_lens(model, pair.clean_cache)
-        grid = patching.patch_heads(
-            model, pair.tokens.corrupted, pair.clean_cache, pair.tokens.logit_diff
-        )
-        found.append([x.double() for x in (parts.heads, parts.total, neurons, rows, grid)])
+        parts = attribution.attribute_logit_diff(model, pair.clean_cache, *pair.tokens[2:])
+        neurons = attribution.attribute_neurons(model, pair.clean_cache, 1, *pair.tokens[2:])
+        sweep = patching.patch_heads
+        grid = sweep(model, pair.tokens.corrupted, pair.clean_cache, pair.tokens.logit_diff)
+        own = pair.tokens.logit_diff(pair.clean_logits)[0]  # a bfloat16 model rounds by itself
+        assert_close(parts.total.double(), own.double(), atol=0.03, rtol=0.03)
+        shares = torch.cat([parts.heads.flatten(), parts.mlps])
+        found.append([x.double() for x in (shares, neurons, grid)])
     for half, exact in zip(*found, strict=True):
-        assert (half - exact).abs().max() < 0.1 * exact.abs().max() + 0.03
+        assert (half - exact).abs().max() < 0.15 * exact.abs().max() + 0.03
+
+
+@pytest.mark.parametrize("name", ["GPT2", "Llama"])
+def test_the_scale_of_a_long_stream_does_not_overflow_in_half_precision(name):
+    """SmolLM2's streams are longer than 256, whose square float16 cannot hold."""
+    stream = 400 * torch.randn(2, 3, 24, generator=torch.Generator().manual_seed(0))
+    exact = architecture.scale(bridge(name), stream)
+    found = architecture.scale(bridge(name), stream.half())
+    assert found.dtype == torch.float16
+    assert_close(found.float(), exact, rtol=1e-2, atol=0)
 
 
 # Toy models with known parts
@@ -209,4 +191,3 @@ def test_weights_as_in_the_file_are_refused():
     pair = run_pair(raw, families.PAIR.tokens(raw))
     with pytest.raises(Unsupported, match="final norm that is not folded"):
         attribution.attribute_logit_diff(raw, pair.clean_cache, *pair.tokens[2:])
-    assert_close(lens.logit_lens(raw, pair.clean_cache)[-1], pair.clean_logits)

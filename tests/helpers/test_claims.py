@@ -49,18 +49,16 @@ def test_a_true_claim_is_shown_and_counted_and_a_false_one_fails(form, shown):
 
 @pytest.mark.parametrize("not_bool", [[False], "no", 1, 0.0, None, torch.ones(2) > 0, np.ones(1)])
 def test_what_could_not_fail_is_refused(not_bool):
-    with pytest.raises(TypeError, match="holds must be one bool"):
-        claim("always", not_bool)
-    with pytest.raises(TypeError, match="holds must be one bool"):
-        finding("always", not_bool, named("a"), "01-always")
-
-
-def test_what_cannot_be_shown_or_kept_is_refused():
-    for say in (claim, lambda text, holds: finding(text, holds, named("a"), "01-a")):
+    for say in (claim, lambda text, holds: finding(text, holds, named("a"), "01-always")):
+        with pytest.raises(TypeError, match="holds must be one bool"):
+            say("always", not_bool)
         with pytest.raises(ValueError, match="empty"):
             say("  ", True)
         with pytest.raises(TypeError, match="sentence"):
             say(True, "text")
+
+
+def test_a_finding_without_a_name_or_a_model_is_refused():
     for name in ("moves", "2-moves", "02", "02-Moves", "02 moves", "02-moves/..", None):
         with pytest.raises(ValueError, match="02-moves"):
             finding("it moves", True, named("a"), name)

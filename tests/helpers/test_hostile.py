@@ -49,6 +49,7 @@ def test_the_embedded_model_loads_with_nothing_at_all(broken_cache, tmp_path):
     assert (done.returncode, done.stdout) == (0, " Paris\n"), done.stderr
 
 
+@pytest.mark.slow
 def test_a_broken_cache_is_an_error_that_says_what_was_tried(broken_cache, tmp_path):
     code = "from helpers.models import load_model; load_model('gpt2')"
     done = run(code, tmp_path, broken_cache | {"HF_ENDPOINT": "http://127.0.0.1:9"})
@@ -82,6 +83,7 @@ def test_a_full_disk_is_told_and_nothing_half_written_stays(
     assert "cannot be made: Not a directory" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_two_runs_at_once_do_not_harm_each_other(one_notebook, tmp_path):
     out = tmp_path / "out"
     command = [sys.executable, "-m", "tools.run", str(one_notebook), "--out", str(out)]

@@ -20,7 +20,7 @@ from transformer_lens.tools.analysis import (
 )
 from transformer_lens.tools.analysis.interchange import random_init_bridge
 
-from helpers import architecture, attribution, induction, lens, patching
+from helpers import architecture, attribution, induction, patching
 from helpers.models import EMBEDDED_DIRECTORY, load_model
 from helpers.prompts import CAPITAL_PAIRS, tokenize
 
@@ -53,9 +53,10 @@ def heads_of(it) -> list[tuple[int, int]]:
     return [(layer, head) for layer in (0, it.last // 2, it.last) for head in (0, 2)]
 
 
-def test_their_lens_is_ours(it):
+def test_their_lens_is_the_norm_and_the_unembedding_at_every_layer(it):
     cache, answer = it.pair.clean_cache, it.pair.tokens.answer
-    rows = lens.logit_lens(it.model, cache)[:, :, -1]  # (row, batch, d_vocab)
+    streams = [cache["resid_pre", i] for i in range(it.last + 1)] + [cache["resid_post", it.last]]
+    rows = torch.stack([it.model.unembed(it.model.ln_final(each))[:, -1] for each in streams])
     result = logit_lens(it.model, cache=cache)
     near(result.readout.values, rows)
     near(result.readout.values[-1], it.pair.clean_logits[:, -1])
@@ -113,10 +114,7 @@ def test_their_sweeps_are_ours(it):
     """A few cells of theirs, since each takes a run of the whole model."""
     tokens, cells = it.pair.tokens, pandas.DataFrame(heads_of(it), columns=["layer", "head"])
     arguments = it.model, tokens.corrupted, it.pair.clean_cache
-    by_head, site = (
-        theirs.layer_head_vector_patch_setter,
-        "z",
-    )  # get_act_patch_attn_head_out_all_pos
+    by_head, site = theirs.layer_head_vector_patch_setter, "z"
     expected = theirs.generic_activation_patch(
         *arguments, lambda logits: tokens.logit_diff(logits)[0], by_head, site, index_df=cells
     )
@@ -169,18 +167,6 @@ def test_their_detector_is_ours_on_one_text(it, name):
                 same = tokens[0, query] == tokens[0, key]
                 ideal[query, key] = query - key == 1 if name.startswith("previous") else same
         assert_close(scores[layer, head], (pattern * ideal).sum() / length, atol=1e-4, rtol=0)
-
-
-def test_the_detectors_agree_on_previous_token_heads(it):
-    """Up to the query that we leave out, and they do not."""
-    tokens = induction.repeated_tokens(it.model, 10, 1, seed=0)
-    text = "".join(it.model.to_str_tokens(tokens[0])[1:])
-    _, cache = it.model.run_with_cache(tokenize(it.model, text), remove_batch_dim=True)
-    scores = detect_head(it.model, text, "previous_token_head", cache=cache)
-    pattern = torch.stack([cache["pattern", i] for i in range(it.last + 1)])
-    ours = torch.stack([induction.previous_token_scores(each[None]) for each in pattern])
-    length = pattern.shape[-1]
-    assert_close(scores, (ours * (length - 2) + pattern[:, :, 1, 0]) / length, atol=1e-4, rtol=0)
 
 
 def test_an_untrained_copy_is_the_same_architecture_that_knows_nothing(model, pair):

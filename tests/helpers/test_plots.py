@@ -1,21 +1,24 @@
 """`helpers.plots`: every figure shows what it is given and says what it shows."""
 
-import json
-import re
 from html import unescape
-from html.parser import HTMLParser
-from importlib.resources import files
 
 import numpy as np
+import plotly.io as pio
 import pytest
 import torch
 
 from helpers import plots
 
 WORDS = ["<bos>", "the", "cat", "the"]  # one token twice
-NASTY = ["</script>", "<b>bold</b>", "<!--", '"', "\\", "\u2028", "it's", "</SCRIPT >", "&amp;"]
+NASTY = ["<s>", "<b>bold</b>", "<!--", '"', "\\", "it's", "</SCRIPT >", "&amp;", " Paris"]
 SAYS = {"title": "What it shows", "xlabel": "position (token)", "ylabel": "layer"}
 VALUES = np.array([[1.0, -3.0, 0.5, 0.0], [0.0, 2.0, 0.0, 1.0]])
+
+
+def names(axis) -> list[str]:
+    """What stands at the places 0, 1, 2, ... of an axis of categories."""
+    assert axis.type == "category"
+    return [axis.labelalias[str(i)] for i in range(len(axis.labelalias))]
 
 
 def a_heatmap(values=VALUES, **options):
@@ -41,22 +44,16 @@ def test_every_figure_is_small_and_has_a_title_and_named_axes(draw):
     assert len(draw().to_json()) < 3000
 
 
-@pytest.mark.parametrize(
-    ("name", "arguments"),
-    [("heatmap", ([[1.0]],)), ("lines", ({"a": [1.0]},)), ("bars", ([1.0], ["a"])),
-     ("scatter", ([1.0], [1.0]))],
-)  # fmt: skip
-def test_the_words_are_not_optional(name, arguments):
-    with pytest.raises(TypeError, match=r"missing .* 'title'.* 'xlabel'.* 'ylabel'"):
-        getattr(plots, name)(*arguments)
-
-
 def test_tokens_are_shown_as_they_are():
     """FIELD-CASES 9: plotly would read `<s>` as markup; it shows what `unescape` gives."""
     x, y = np.arange(9.0), np.arange(9.0)
+    (menu,) = plots.attention([[[1]]] * 9, ["a"], heads=NASTY).layout.updatemenus
     texts = [
-        a_heatmap(np.ones((1, 9)), x=NASTY).layout.xaxis.ticktext,
-        plots.bars(y, NASTY, **SAYS).layout.xaxis.ticktext,
+        names(a_heatmap(np.ones((1, 9)), x=NASTY).layout.xaxis),
+        names(plots.bars(y, NASTY, **SAYS).layout.xaxis),
+        names(plots.attention(np.eye(9)[None], NASTY, heads=["0.0"]).layout.yaxis),
+        [button.label for button in menu.buttons],
+        a_heatmap(np.ones((1, 9)), x=NASTY, text=[NASTY]).data[0].text[0],
         plots.scatter(x, y, hover=NASTY, **SAYS).data[0].text,
         [line.name for line in plots.lines({name: [1.0] for name in NASTY}, **SAYS).data],
         [trace.name for trace in plots.scatter(x, y, groups=NASTY, **SAYS).data],
@@ -89,17 +86,49 @@ def test_the_values_are_where_they_belong():
     (trace,) = figure.data
     assert np.array(trace.z).tolist() == VALUES.tolist()
     assert figure.layout.yaxis.autorange == "reversed"  # row 0 on top
-    assert tuple(np.array(trace.customdata)[1, 2]) == ("cat", "layer 1")  # column, row on hover
+    assert list(trace.x) == list("0123") and list(trace.y) == list("01")
+    assert names(figure.layout.xaxis)[2] == "cat" and names(figure.layout.yaxis)[1] == "layer 1"
     assert np.array(trace.text).tolist() == [list("abcd"), list("efgh")] and trace.texttemplate
 
 
-def test_repeated_tokens_keep_a_tick_each():
+def test_repeated_tokens_keep_a_place_each():
     """plotly would draw equal labels as one column."""
-    for figure in (a_heatmap(), FIGURES["bars"]()):
-        assert tuple(figure.layout.xaxis.tickvals) == (0, 1, 2, 3)
-        assert [unescape(text) for text in figure.layout.xaxis.ticktext] == WORDS
-        x = figure.data[0].x
-        assert x is None or list(x) == [0, 1, 2, 3]  # placed by number, not by name
+    for figure in (a_heatmap(), FIGURES["bars"](), plots.lines({"a": VALUES[0]}, x=WORDS, **SAYS)):
+        assert list(figure.data[0].x) == list("0123")
+        assert [unescape(name) for name in names(figure.layout.xaxis)] == WORDS
+
+
+def test_gaps_are_empty_and_zero_has_no_sign():
+    text = [["−0.00", "-0.0", "-0.01", "-1"], ["0.00", "a", "\n", "-"]]
+    (trace,) = a_heatmap(np.where(VALUES == 2, np.nan, VALUES), text=text).data
+    assert list(trace.text[0]) == ["0.00", "0.0", "-0.01", "-1"]
+    assert list(trace.text[1]) == ["0.00", "", "\\n", "-"]
+    assert trace.z[1][1] is None or np.isnan(trace.z[1][1])
+
+
+def luminance(colour) -> float:
+    """Relative luminance, WCAG 2.2, of red, green and blue from 0 to 255."""
+    c = np.asarray(colour) / 255
+    linear = np.where(c <= 0.04045, c / 12.92, ((c + 0.055) / 1.055) ** 2.4)
+    return linear @ [0.2126, 0.7152, 0.0722]
+
+
+def in_the_dark(colour) -> np.ndarray:
+    """What `follow_theme` makes of a colour: CSS invert(0.95), then hue-rotate(180deg)."""
+    inverted = 0.95 * 255 - 0.9 * np.asarray(colour)
+    return np.clip(2 * inverted @ [0.213, 0.715, 0.072] - inverted, 0, 255)
+
+
+@pytest.mark.parametrize("signed", [True, False])
+@pytest.mark.parametrize("seen", [np.asarray, in_the_dark], ids=["light", "dark"])
+def test_text_in_cells_has_contrast_on_every_colour(signed, seen):
+    (trace,) = a_heatmap(signed=signed, text=[WORDS] * 2).data
+    ends = np.array([[int(c[i : i + 2], 16) for i in (1, 3, 5)] for _, c in trace.colorscale])
+    assert trace.textfont.color == "black"
+    for part in np.linspace(0, 1, 101):
+        ground = [np.interp(part, np.linspace(0, 1, len(ends)), ends[:, i]) for i in range(3)]
+        dark, light = sorted([luminance(seen([0, 0, 0])), luminance(seen(ground))])
+        assert (light + 0.05) / (dark + 0.05) >= 4.5
 
 
 # Lines, bars, points
@@ -164,8 +193,12 @@ def test_arrays_of_any_kind_are_taken(values):
         (lambda: plots.bars([1], ["a"], spread=[1, 2], **SAYS), r"spread \(2,\) do"),
         (lambda: plots.scatter([1, 2], [1], **SAYS), r"x \(2,\) do not fit y \(1,\)"),
         (lambda: plots.attention(np.ones((2, 4, 4)), WORDS, heads=["0.0"]), r"pattern \(2, 4, 4\)"),
-        (lambda: plots.attention(np.ones((8, 128, 128)), ["a"] * 128, heads=["h"] * 8),
+        (lambda: plots.attention(np.ones((32, 256, 256)), ["a"] * 256, heads=["h"] * 32),
          "show fewer heads or a shorter text"),  # FIELD-CASES 14: 14 MB without a word
+        (lambda: plots.attention(2 * np.ones((1, 4, 4)), WORDS, heads=["h"]), "pattern: .* 0 to 1"),
+        (lambda: plots.explore(str, word=[]), r"word: .* choices \[\]"),
+        (lambda: plots.explore(str, n=[1, 2], start={"n": 3}), r"n: 3 is not .* \[1, 2\]"),
+        (lambda: plots.explore(str, n=[1, 2], start={"m": 1}), "start: there is no choice 'm'"),
     ],
 )  # fmt: skip
 def test_what_does_not_fit_is_refused(draw, words):
@@ -176,67 +209,66 @@ def test_what_does_not_fit_is_refused(draw, words):
 # Views
 
 
-class Page(HTMLParser):
-    """The elements of a piece of HTML, as a browser splits it: what stands in which."""
-
-    def __init__(self, html: str):
-        super().__init__(convert_charrefs=True)
-        self.elements, self.inside = [], []
-        self.feed(html)
-        self.close()
-
-    def handle_starttag(self, tag, attrs):
-        self.elements.append((tag, dict(attrs)))
-        self.inside.append("")
-
-    def handle_data(self, data):
-        self.inside[-1] += data
-
-    def handle_comment(self, data):
-        raise AssertionError(f"a comment was opened: {data}")
+def test_attention_shows_one_head_at_a_time_and_takes_a_byte_a_weight():
+    n = 64
+    pattern = np.tril(np.ones((3, n, n))) / np.arange(1, n + 1)[:, None]
+    pattern[1] = np.eye(n)
+    figure = plots.attention(pattern, ["a"] * n, heads=["0.0", "0.1", "0.2"])
+    assert (figure.layout.xaxis.title.text, figure.layout.yaxis.title.text) == ("key", "query")
+    assert [trace.visible is not False for trace in figure.data] == [True, False, False]
+    for i, button in enumerate(figure.layout.updatemenus[0].buttons):
+        assert button.label == f"0.{i}" and button.method in (None, "restyle")
+        assert [j for j, on in enumerate(button.args[0]["visible"]) if on] == [i]
+        assert np.abs(figure.data[i].z - 100 * pattern[i]).max() <= 0.5
+    assert "query %{y}<br>key %{x}<br>weight %{z} %" in figure.data[2].hovertemplate
+    assert len(figure.to_json()) < 3 * n * n * 4 / 3 + 9_000
+    assert figure.layout.height <= 600
+    assert not plots.attention(pattern[:1], ["a"] * n, heads=["0.0"]).layout.updatemenus
 
 
-def view(strings):
-    n = len(strings)
-    pattern = np.tril(np.ones((2, n, n))) / np.arange(1, n + 1)[:, None]
-    return plots.attention(pattern, strings, heads=["<i>0.0", "0.1</script>"])
+@pytest.fixture
+def shown(monkeypatch):
+    """What `explore` shows, in order, with the controls that it makes; later the updates."""
+    outputs, controls = [], []
+
+    class Place:
+        def update(self, bundle, raw):
+            outputs.append(bundle)
+
+    def display(bundle, raw, display_id=None):
+        outputs.append(bundle)
+        return Place()
+
+    monkeypatch.setattr(plots, "display", display)
+    box = plots.Box
+    monkeypatch.setattr(
+        plots, "Box", lambda rows, **look: controls.extend(rows) or box(rows, **look)
+    )
+    return outputs, controls
 
 
-def props(script: str) -> dict:
-    """What the script hands to circuitsvis."""
-    return json.loads(re.search(r"CircuitsVis\.\w+, (\{.*\})\);else", script, re.S)[1])
+def test_explore_draws_again_with_what_is_chosen(shown):
+    outputs, controls = shown
+
+    def draw(layer, word, place):
+        return f"{layer} {word} {1 / place:.1f}"
+
+    places = {"first": 1, "none": 0}
+    plots.explore(draw, layer=range(3), word=["a", "b"], place=places, start={"layer": 1})
+    assert [type(c).__name__ for c in controls] == ["SelectionSlider", "Dropdown", "Dropdown"]
+    assert "layer, word, place" in outputs[0]["text/plain"]  # what a page without a kernel says
+    assert outputs[1:] == [{"text/plain": "1 a 1.0"}]  # and shows
+    controls[0].value = 2
+    controls[1].value = "b"
+    assert outputs[-1] == {"text/plain": "2 b 1.0"}
+    controls[2].value = 0  # an error is seen, and the next choice is drawn
+    assert outputs[-1] == {"text/plain": "ZeroDivisionError: division by zero"}
+    controls[2].value = 1
+    assert outputs[-1] == {"text/plain": "2 b 1.0"}
 
 
-def test_no_token_can_break_out_of_a_view():
-    """Whatever the tokens hold, there is one place, one script, and nothing else."""
-    page = Page(view(NASTY).data)
-    assert [tag for tag, _ in page.elements] == ["div", "script"]
-    assert page.inside[0] == ""
-    assert props(page.inside[1])["tokens"] == NASTY  # and they arrive unchanged
-    assert view(NASTY).data.count("<") == 4  # <div>, </div>, <script>, </script>
-
-
-def test_a_view_draws_its_values_into_its_own_place():
-    places = set()
-    for page in (Page(view(WORDS).data), Page(view(WORDS).data)):
-        place, script = page.elements[0][1]["id"], page.inside[1]
-        assert script.count(f"'{place}'") == 2  # render there, or say there what is missing
-        assert "This view needs the set-up cell" in script.split("else ")[1]
-        places.add(place)
-        drawn = props(script)
-        assert np.shape(drawn["attention"]) == (2, 4, 4)
-        assert drawn["attention"][1][2] == [0.333, 0.333, 0.333, 0]
-        assert drawn["attentionHeadNames"] == ["<i>0.0", "0.1</script>"]
-    assert len(places) == 2 and len(view(WORDS).data) < 2_000
-
-
-def test_the_program_is_the_installed_one_once_and_whole():
-    """In one script element, which its own text does not end, loaded at most once a page."""
-    page = Page(plots.load_views().data)
-    assert page.elements == [("script", {})]  # in particular no src: no network
-    program = (files("circuitsvis") / "dist" / "cdn" / "iife.js").read_text(encoding="utf-8")
-    (script,) = page.inside
-    start, end = "if (!window.CircuitsVis) {", "\nwindow.CircuitsVis = CircuitsVis}"
-    assert script.startswith(start) and script.endswith(end)
-    assert script[len(start) : -len(end)].replace("<\\/script", "</script") == program
-    assert len(program) > 1_000_000 and "<!--" not in program
+def test_the_picture_of_explore_is_an_ordinary_figure(shown, monkeypatch):
+    monkeypatch.setattr(pio.renderers, "default", "plotly_mimetype")  # as in a notebook
+    plots.explore(lambda scale: a_heatmap(scale * VALUES), scale=[1, 2])
+    stored = shown[0][1]["application/vnd.plotly.v1+json"]
+    assert stored["data"][0]["z"] == VALUES.tolist() and len(str(shown[0])) < 4_000

@@ -1,7 +1,6 @@
 """`helpers.prompts`: pairs that line up are tokenized, all others are refused with a picture."""
 
 import dataclasses
-import re
 from types import SimpleNamespace
 
 import pytest
@@ -99,36 +98,25 @@ def test_the_other_form_of_a_word_is_refused_with_the_right_one(kind, wrong, rig
 
 
 @pytest.mark.parametrize("kind", [GPT2, LLAMA, OWN])
-@pytest.mark.parametrize("field", ["clean", "corrupted"])
-def test_a_prompt_that_ends_in_white_space_is_refused(kind, field):
-    """FIELD-CASES 4: the model would have to go on with a word that has no space."""
+@pytest.mark.parametrize(
+    ("spoil", "words"),
+    [
+        (lambda text: text + " ", "ends in white space"),  # FIELD-CASES 4: no word can follow
+        (lambda text: "<s>" + text, "starts with BOS, which is put in front anyway"),  # 5
+    ],
+)
+def test_prompts_that_would_be_read_otherwise_are_refused(kind, spoil, words):
     fields = {"clean": "The cat", "corrupted": "The dog", "answer": " mat", "distractor": " rug"}
-    with pytest.raises(ValueError, match=f"{field}: .* ends in white space"):
-        PromptPair(**fields | {field: fields[field] + " "}).tokens(of_kind(kind))
+    for field in ("clean", "corrupted"):
+        with pytest.raises(ValueError, match=f"{field}: .* {words}"):
+            PromptPair(**fields | {field: spoil(fields[field])}).tokens(of_kind(kind))
+    assert (tokenize(of_kind(kind), "The cat")[0] == 0).tolist() == [True, False, False]
 
 
-@pytest.mark.parametrize("kind", [GPT2, LLAMA, OWN])
-def test_bos_stands_once_in_front(kind):
-    """FIELD-CASES 5: a text that brings its own is refused, not given a second."""
-    model = of_kind(kind)
-    assert (tokenize(model, "The cat")[0] == 0).tolist() == [True, False, False]
-    with pytest.raises(ValueError, match="starts with BOS, which is put in front anyway"):
-        tokenize(model, "<s>The cat")
-    with pytest.raises(ValueError, match=r"clean: .* starts with BOS"):
-        PromptPair("<s>The cat", "The dog", "on", "sat").tokens(model)
-
-
-def test_bos_stands_once_in_front_on_models_that_are_read_without(random_model, model):
-    for each in (random_model, model):
-        before = each.cfg.default_prepend_bos
-        each.cfg.default_prepend_bos = False  # as transformer_lens has it for Pythia
-        try:
-            ids = tokenize(each, " cat")[0]
-        finally:
-            each.cfg.default_prepend_bos = before
-        assert (ids == each.tokenizer.bos_token_id).sum() == 1 and ids[0] == ids.new_tensor(
-            each.tokenizer.bos_token_id
-        )
+def test_bos_stands_in_front_on_models_that_are_read_without(model, monkeypatch):
+    monkeypatch.setattr(model.cfg, "default_prepend_bos", False)  # as the library has it for Pythia
+    ids = tokenize(model, " cat")[0]
+    assert (ids == model.tokenizer.bos_token_id).tolist() == [True] + [False] * (len(ids) - 1)
 
 
 # Pairs that line up
@@ -136,6 +124,7 @@ def test_bos_stands_once_in_front_on_models_that_are_read_without(random_model, 
 
 def test_aligned_pairs_come_with_their_tokens_and_the_rest_is_counted(model, capsys):
     odd = PromptPair("The Eiffel Tower is in", "The", " Paris", " Rome")
+    assert len(aligned(iter(PAIRS), model)) == len(PAIRS) and capsys.readouterr().out == ""
     found = aligned([CITY_PAIRS[0], odd, CAPITAL_PAIRS[0]], model)
     assert [pair for pair, _ in found] == [CITY_PAIRS[0], CAPITAL_PAIRS[0]]
     for pair, tokens in found:
@@ -143,57 +132,25 @@ def test_aligned_pairs_come_with_their_tokens_and_the_rest_is_counted(model, cap
             assert torch.equal(one, same)
     said = capsys.readouterr().out
     assert said.startswith("1 of 3 pairs do not line up") and "tokens, so position i" in said
+    with pytest.raises(ValueError, match="none of 1 pairs can be used; the first: the prompts"):
+        aligned([odd], model)
 
 
-def test_where_all_line_up_nothing_is_said_and_where_none_does_it_stops(model, capsys):
-    assert len(aligned(iter(PAIRS), model)) == len(PAIRS)
-    assert capsys.readouterr().out == ""
-    with pytest.raises(
-        ValueError, match="none of 1 pairs can be used; the first: the prompts have"
-    ):
-        aligned([PromptPair("The Eiffel Tower is in", "The", " Paris", " Rome")], model)
+FIRST = CITY_PAIRS[0]
 
 
-# Pairs that do not
-
-
-def refused(model, **changes) -> str:
-    """The message of the error that the lesson's pair raises with these fields changed."""
-    fields = dataclasses.asdict(CITY_PAIRS[0]) | changes
-    with pytest.raises(ValueError) as raised:
-        PromptPair(**fields).tokens(model)
-    return str(raised.value)
-
-
-def split(model, prompt: str) -> str:
-    return "|".join(model.to_str_tokens(prompt))
-
-
-def test_misaligned_prompts_are_shown_side_by_side(model):
-    clean, corrupted = CITY_PAIRS[0].clean, "The"
-    message = refused(model, corrupted=corrupted)
-    counts = [model.to_tokens(text).shape[1] for text in (clean, corrupted)]
-    assert f"have {counts[0]} and {counts[1]} tokens" in message
-    assert split(model, clean) in message and split(model, corrupted) in message
-    assert re.search(r"clean .*\n.*corrupted ", message) and "reword one" in message
-
-
-def test_pairs_without_a_contrast_are_refused(model):
-    message = refused(model, corrupted=CITY_PAIRS[0].clean)
-    assert "same tokens" in message and split(model, CITY_PAIRS[0].clean) in message
-    message = refused(model, distractor=CITY_PAIRS[0].answer)
-    assert "answer and distractor are the same token, ' Paris'" in message
-
-
-@pytest.mark.parametrize("field", ["answer", "distractor"])
-def test_an_answer_of_several_tokens_is_shown(model, field):
-    message = refused(model, **{field: " Paris Rome"})
-    shown = "|".join(model.to_str_tokens(" Paris Rome", prepend_bos=False))
-    assert message.startswith(f"{field} ' Paris Rome'") and shown in message
-
-
-def test_a_pair_cannot_be_changed_and_can_be_short(model):
-    with pytest.raises(dataclasses.FrozenInstanceError):
-        CITY_PAIRS[0].clean = "other"
-    tokens = PromptPair("Paris", "Rome", " is", " of").tokens(model)
-    assert tokens.clean.shape == tokens.corrupted.shape
+@pytest.mark.parametrize(
+    ("changes", "texts", "words"),
+    [
+        ({"corrupted": "The"}, [FIRST.clean, "The"], "tokens, so position i .* reword one"),
+        ({"corrupted": FIRST.clean}, [FIRST.clean], "are the same tokens"),
+        ({"distractor": FIRST.answer}, [], "answer and distractor are the same token, ' Paris'"),
+        ({"answer": " Paris Rome"}, [], r"answer ' Paris Rome': its tokens  Paris\| Rome"),
+        ({"distractor": " Paris Rome"}, [], r"distractor ' Paris Rome': its tokens  Paris\| Rome"),
+    ],
+)
+def test_pairs_that_cannot_be_patched_are_refused_with_their_tokens(model, changes, texts, words):
+    with pytest.raises(ValueError, match=words) as raised:
+        dataclasses.replace(FIRST, **changes).tokens(model)
+    for text in texts:
+        assert "|".join(model.to_str_tokens(text)) in str(raised.value)

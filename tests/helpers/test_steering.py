@@ -6,10 +6,9 @@ from families import bridge, network
 from torch.testing import assert_close
 
 from helpers import steering
-from helpers.prompts import tokenize
 
 DOUBLE, LAYER = torch.float64, 1
-POSITIVE, NEGATIVE = [" The cat", " The dog sat on the mat"], [" A rug on the mat"]
+POSITIVE, NEGATIVE = [" The cat", " The dog sat on the mat"], " A rug on the mat"
 NEAR = {"atol": 2e-5, "rtol": 1e-5}
 GREEDY = {"do_sample": False, "verbose": False, "stop_at_eos": False}
 
@@ -27,26 +26,6 @@ def vector():
 @pytest.fixture(scope="module")
 def tokens():
     return torch.randint(2, 60, (2, 5), generator=torch.Generator().manual_seed(0))
-
-
-def mean_stream(model, prompt: str, layer: int):
-    """The mean of `resid_post` over the prompt's tokens; position 0 is BOS."""
-    _, cache = model.run_with_cache(tokenize(model, prompt))
-    stream = cache["resid_post", layer][0]
-    return sum(stream[1:]) / (len(stream) - 1)
-
-
-@pytest.mark.parametrize("layer", [0, 2])
-def test_the_vector_by_hand(model, layer):
-    """Each prompt counts once, however many tokens it has."""
-    first, second = (mean_stream(model, prompt, layer) for prompt in POSITIVE)
-    expected = (first + second) / 2 - mean_stream(model, NEGATIVE[0], layer)
-    assert_close(steering.steering_vector(model, POSITIVE, NEGATIVE, layer), expected)
-    turned = steering.steering_vector(model, NEGATIVE, POSITIVE, layer)
-    assert_close(turned, -expected)
-    one = steering.steering_vector(model, POSITIVE[0], NEGATIVE[0], layer)
-    other = steering.steering_vector(model, POSITIVE[:1], tuple(NEGATIVE), layer)
-    assert torch.equal(one, other)
 
 
 def steered(model, tokens, vector, layer, coefficient):
@@ -104,30 +83,21 @@ def test_exactly_the_multiple_is_added_at_every_position(model, tokens, vector):
     assert_close(both, steered(model, tokens, vector, LAYER, 1.5))
 
 
-def test_a_vector_of_another_precision_is_taken(tokens, vector):
-    half = bridge("Llama", torch.bfloat16)
-    moved = steered(half, tokens, vector, LAYER, 1.5)
-    assert moved.dtype == torch.bfloat16 and (moved - half(tokens)).abs().max() > 0.1
-
-
 @pytest.mark.parametrize("ran", [True, False], ids=["after a run", "before a run"])
-def test_the_hook_is_gone_afterwards(model, tokens, vector, hooks_in_place, ran):
-    """After an exception too, which is the one that was raised, not one about steering."""
+def test_the_hook_is_gone_after_an_exception_or_no_run(model, tokens, vector, hooks_in_place, ran):
+    """The exception is the one that was raised, not one about steering."""
     before = model(tokens)
     with pytest.raises(KeyError, match="my own"), steering.steer(model, vector, 0, 2.0):
         assert "blocks.0.hook_resid_post" in hooks_in_place(model)
         if ran:
             model(tokens)
         raise KeyError("my own")
-    steered(model, tokens, vector, 0, 2.0)
-    steering.steering_vector(model, POSITIVE, NEGATIVE, 0)
+    with pytest.raises(RuntimeError, match="did not run"), steering.steer(model, vector, 1, 2.0):
+        pass
     assert hooks_in_place(model) == [] and torch.equal(model(tokens), before)
 
 
-def test_a_model_that_did_not_run_is_noticed(model, vector, hooks_in_place):
-    with (
-        pytest.raises(RuntimeError, match="did not run within the `with`"),
-        steering.steer(model, vector, LAYER, 2.0),
-    ):
-        pass
-    assert hooks_in_place(model) == []
+def test_one_prompt_is_a_list_of_one_and_the_sides_turn_the_vector(model):
+    one = steering.steering_vector(model, POSITIVE[0], NEGATIVE, LAYER)
+    assert torch.equal(one, steering.steering_vector(model, (POSITIVE[0],), [NEGATIVE], LAYER))
+    assert_close(steering.steering_vector(model, NEGATIVE, POSITIVE[0], LAYER), -one)

@@ -11,7 +11,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
 from transformers import AutoTokenizer
 
 from helpers.prompts import CAPITAL_PAIRS, CITY_PAIRS
@@ -33,25 +32,21 @@ def measured(loaded):
     return evaluate.figures(*loaded)
 
 
-@pytest.mark.parametrize(
-    ("name", "least"),
-    [
-        ("capitals_canonical", 0.98),
-        ("capitals_held_out", 0.80),
-        ("landmarks_canonical", 0.95),
-        ("landmarks_held_out", 0.80),
-        ("indirect_object", 0.90),
-        ("log_prob_second", -0.5),
-        ("induction_score", 0.8),
-        ("previous_token_score", 0.6),
-        ("smallest_bias_maximum", 1e-3),
-    ],
-)
-def test_figure_is_at_least(measured, name, least):
-    assert measured[name] >= least
+LEAST = {
+    "capitals_canonical": 0.98,
+    "capitals_held_out": 0.80,
+    "landmarks_canonical": 0.95,
+    "landmarks_held_out": 0.80,
+    "indirect_object": 0.90,
+    "log_prob_second": -0.5,
+    "induction_score": 0.8,
+    "previous_token_score": 0.6,
+    "smallest_bias_maximum": 1e-3,
+}
 
 
 def test_it_can_do_what_the_lessons_need(measured):
+    assert [name for name, least in LEAST.items() if measured[name] < least] == []
     assert measured["lazy_dog"]
     assert measured["log_prob_second"] - measured["log_prob_first"] > 5
     for side in ("p_positive", "p_negative"):  # steering has room both ways
@@ -73,15 +68,6 @@ def test_the_card_prints_the_figures_of_the_shipped_weights(measured):
         assert printed[name] == evaluate.show(measured[name])
 
 
-def test_size_and_files():
-    names = {path.name for path in evaluate.MODEL.iterdir()} - {"__pycache__"}
-    assert {"config.json", "model.safetensors", "tokenizer.json", "README.md"} <= names
-    assert not [name for name in names if name.endswith((".bin", ".pt", ".pkl", ".py"))]
-    weights = evaluate.MODEL / "model.safetensors"
-    assert weights.stat().st_size <= 8_000_000
-    assert all(t.isfinite().all() for t in load_file(weights).values())
-
-
 def test_lesson_words_are_one_token(loaded):
     _, encode = loaded
     words = [
@@ -96,38 +82,26 @@ def test_lesson_words_are_one_token(loaded):
     assert [w for w in words if len(encode(" " + w)) != 2] == []  # BOS and the word
 
 
-PAIRS = CITY_PAIRS + CAPITAL_PAIRS
-
-
-@pytest.mark.parametrize("pair", PAIRS, ids=[f"{p.answer}-{p.distractor}" for p in PAIRS])
-def test_pairs_line_up_subject_included_under_both_tokenizers(loaded, pair):
+def test_pairs_line_up_subject_included_under_both_tokenizers_and_are_known(loaded):
     """Same length, and what differs is one span that starts and ends at the same places."""
-    _, encode = loaded
-    for clean, corrupted in [
-        (encode(pair.clean), encode(pair.corrupted)),
-        (GPT2_TOKENS[pair.clean], GPT2_TOKENS[pair.corrupted]),
-    ]:
-        assert len(clean) == len(corrupted)
-        same = [a == b for a, b in zip(clean, corrupted, strict=True)]
-        changes = len(list(itertools.groupby(same)))
-        assert changes == 3, "one differing span between two equal ones"
-    assert len(GPT2_TOKENS[pair.answer]) == len(GPT2_TOKENS[pair.distractor]) == 1
-
-
-@pytest.mark.parametrize("pair", PAIRS, ids=[f"{p.answer}-{p.distractor}" for p in PAIRS])
-def test_each_pair_is_answered_right_on_both_sides(loaded, pair):
     model, encode = loaded
-    assert evaluate.is_right(model, encode, pair.clean, pair.answer.strip())
-    assert evaluate.is_right(model, encode, pair.corrupted, pair.distractor.strip())
+    for pair in CITY_PAIRS + CAPITAL_PAIRS:
+        for tokens in (encode, GPT2_TOKENS.__getitem__):
+            clean, corrupted = tokens(pair.clean), tokens(pair.corrupted)
+            assert len(clean) == len(corrupted), pair
+            same = [a == b for a, b in zip(clean, corrupted, strict=True)]
+            assert len(list(itertools.groupby(same))) == 3, pair
+        assert len(GPT2_TOKENS[pair.answer]) == len(GPT2_TOKENS[pair.distractor]) == 1
+        assert evaluate.is_right(model, encode, pair.clean, pair.answer.strip()), pair
+        assert evaluate.is_right(model, encode, pair.corrupted, pair.distractor.strip()), pair
 
 
+@pytest.mark.slow
 def test_held_out_phrasings_are_not_in_the_corpus():
     """A sample long enough to hold each seen phrasing some 30 times holds no held-out one."""
     sample = set(itertools.islice(corpus.documents(0), 60_000))
-    for table, templates in [
-        (facts.CAPITALS, facts.CAPITAL_TEMPLATES),
-        (facts.LANDMARKS, facts.LANDMARK_TEMPLATES),
-    ]:
+    capitals, landmarks = facts.CAPITAL_TEMPLATES, facts.LANDMARK_TEMPLATES
+    for table, templates in ((facts.CAPITALS, capitals), (facts.LANDMARKS, landmarks)):
         for subject, answer in table.items():
             hidden = corpus.held_out_templates(subject, templates)
             assert len(hidden) == 2
@@ -135,13 +109,7 @@ def test_held_out_phrasings_are_not_in_the_corpus():
                 assert (template.format(s=subject, a=answer) in sample) == (template not in hidden)
 
 
-def test_the_corpus_is_the_same_for_the_same_seed_only():
-    def start(seed):
-        return list(itertools.islice(corpus.documents(seed), 50))
-
-    assert start(1) == start(1) != start(2)
-
-
+@pytest.mark.slow
 def test_generation_is_readable(loaded):
     """Greedy text after "One day," is made of whole words of the corpus and ends a sentence."""
     model, encode = loaded

@@ -17,18 +17,11 @@ import pytest
 from books import NAMES, ROOT
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("chrome")
-SHOTS = ROOT / "build" / "screenshots"
-FLAGS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
-# All cells in the page at once, and no question about news.
+FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-sync"]
 SETTINGS = {
-    "notebook-extension/tracker": '{"windowingMode": "none"}',
-    "apputils-extension/notification": '{"fetchNews": "false"}',
+    "notebook-extension/tracker": '{"windowingMode": "none"}',  # all cells in the page at once
+    "apputils-extension/notification": '{"fetchNews": "false"}',  # no question about news
+    "apputils-extension/themes": '{"theme": "JupyterLab Dark"}',
 }
 # The last cell has its number and no cell is waiting, or one has failed.
 FINISHED = """() => {
@@ -37,7 +30,15 @@ FINISHED = """() => {
   const failed = document.querySelector('[data-mime-type="application/vnd.jupyter.error"]');
   return !texts.some(text => text.includes('*')) && (failed || /\\d/.test(texts.at(-1)));
 }"""
-WHOLE_PAGE, PANEL = 1000, ".jp-WindowedPanel-outer"
+# A figure is drawn a moment after its cell.
+FIGURE = ".jp-RenderedPlotly"
+DRAWN = f"""number => [...document.querySelectorAll('{FIGURE}')].filter(figure => {{
+  const box = figure.querySelector('.main-svg')?.getBoundingClientRect();
+  return box && box.width > 300 && box.height > 200;
+}}).length === number"""
+ERROR, SAID = (f'[data-mime-type="application/vnd.jupyter.{kind}"]' for kind in ("error", "stderr"))
+PANEL, BADGE = ".jp-WindowedPanel-outer", "<svg xmlns='http://www.w3.org/2000/svg'/>"
+HEIGHT = 1000
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 pytestmark = [
@@ -47,16 +48,13 @@ pytestmark = [
 ]
 
 
-BADGE = "<svg xmlns='http://www.w3.org/2000/svg'/>"
-
-
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory):
     """The address of a JupyterLab on copies of the notebooks."""
     base = tmp_path_factory.mktemp("lab")
     shutil.copytree(ROOT / "notebooks", base / "notebooks")
     for name, text in SETTINGS.items():
-        path = base / "settings" / "@jupyterlab" / f"{name}.jupyterlab-settings"
+        path = base / f"settings/@jupyterlab/{name}.jupyterlab-settings"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
     with socket.socket() as probe:
@@ -64,11 +62,8 @@ def lab(tmp_path_factory):
         port = probe.getsockname()[1]
     command = [sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root"]
     options = [f"--port={port}", "--IdentityProvider.token=", f"--ServerApp.root_dir={base}"]
-    folders = {
-        "JUPYTERLAB_SETTINGS_DIR": str(base / "settings"),
-        "JUPYTERLAB_WORKSPACES_DIR": str(base / "workspaces"),
-        "JUPYTER_CONFIG_DIR": str(base / "config"),
-    }
+    names = {"LAB_SETTINGS": "settings", "LAB_WORKSPACES": "workspaces", "_CONFIG": "config"}
+    folders = {f"JUPYTER{kind}_DIR": str(base / name) for kind, name in names.items()}
     log = (base / "log").open("w")
     server = subprocess.Popen(
         [*command, *options], env=os.environ | folders, stdout=log, stderr=log
@@ -97,7 +92,7 @@ def browser():
 @pytest.fixture
 def page(browser):
     """A page that cannot leave the machine; what it tried, and what it complained of, is kept."""
-    page = browser.new_page(viewport={"width": 1250, "height": WHOLE_PAGE})
+    page = browser.new_page(viewport={"width": 1250, "height": HEIGHT})
     page.left_machine, page.complaints = [], []
 
     def guard(route):
@@ -117,54 +112,42 @@ def page(browser):
     page.close()
 
 
-def run_all(page, address: str) -> None:
-    """Open a notebook, run every cell, and wait for the last."""
-    page.goto(f"{address}?reset")
-    page.wait_for_selector(".jp-Notebook .jp-CodeCell", timeout=90_000)
-    page.wait_for_selector("text=/\\| Idle/", timeout=90_000)
-    page.locator('.lm-MenuBar-itemLabel:text-is("Run")').click()
-    page.locator('li[data-command="runmenu:run-all"]').click()
-    page.wait_for_function(FINISHED, timeout=300_000)
-    page.wait_for_timeout(1500)  # the last figure is drawn a moment after its cell
-
-
 def sizes(page, selector: str) -> list[tuple[float, float]]:
-    return page.eval_on_selector_all(
-        selector,
-        "all => all.map(e => e.getBoundingClientRect()).map(box => [box.width, box.height])",
-    )
+    box = "e.getBoundingClientRect().width, e.getBoundingClientRect().height"
+    return page.eval_on_selector_all(selector, f"all => all.map(e => [{box}])")
 
 
 def shoot(page, folder: Path) -> None:
-    """A screenshot of each screenful."""
     shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
     height = page.evaluate(f"document.querySelector('{PANEL}').scrollHeight")
-    for i, top in enumerate(range(0, height, WHOLE_PAGE - 150)):
+    for i, top in enumerate(range(0, height, HEIGHT - 150)):
         page.evaluate(f"document.querySelector('{PANEL}').scrollTop = {top}")
-        page.wait_for_timeout(150)
         page.screenshot(path=folder / f"{i:02}.png")
+
+
+def choose(page, slider) -> None:
+    """Move a slider of `plots.explore` by keyboard, and wait until its picture is another."""
+    last = "slider => [...slider.closest('.jp-CodeCell').querySelectorAll('.jp-OutputArea-output')]"
+    shown = slider.evaluate_handle(f"{last}.at(-1)")
+    now, most = (slider.get_attribute(f"aria-value{which}") for which in ("now", "max"))
+    slider.press("ArrowLeft" if now == most else "ArrowRight")
+    page.wait_for_function("shown => !shown.isConnected", arg=shown, timeout=30_000)
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_every_figure_is_drawn_and_nothing_leaves_the_machine(lab, page, name):
-    run_all(page, f"{lab}/lab/tree/notebooks/{name}.ipynb")
-    shoot(page, SHOTS / name)
-    assert page.locator('[data-mime-type="application/vnd.jupyter.error"]').count() == 0
-    said = page.locator('[data-mime-type="application/vnd.jupyter.stderr"]').all_text_contents()
-    assert not "".join(said).strip()  # a bar that was wiped away leaves spaces
-
-    asked = page.locator('.jp-RenderedPlotly, [data-mime-type*="plotly"]').count()
-    figures = sizes(page, ".js-plotly-plot .main-svg:first-of-type")
-    assert asked and len(figures) >= asked
-    assert all(width > 300 and height > 200 for width, height in figures)
-
-    views = sizes(page, "[id^=circuits-vis]")
-    source = (ROOT / "notebooks" / f"{name}.ipynb").read_text("utf-8")
-    assert bool(views) == ("plots.attention(" in source)
-    assert all(width > 100 and height > 20 for width, height in views)
-    drawn = page.locator("[id^=circuits-vis] canvas, [id^=circuits-vis] span")
-    assert drawn.count() >= len(views)
-
-    assert page.left_machine == []
-    assert page.complaints == []
+    page.goto(f"{lab}/lab/tree/notebooks/{name}.ipynb?reset")
+    page.wait_for_selector("text=/\\| Idle/", timeout=90_000)
+    page.locator('.lm-MenuBar-itemLabel:text-is("Run")').click()
+    page.locator('li[data-command="runmenu:run-all"]').click()
+    page.wait_for_function(FINISHED, timeout=300_000)
+    figures = page.locator(FIGURE).count()
+    page.wait_for_function(DRAWN, arg=figures, timeout=60_000)
+    for slider in page.locator(".noUi-handle").all():
+        choose(page, slider)
+    page.wait_for_function(DRAWN, arg=figures, timeout=60_000)
+    shoot(page, ROOT / "build" / "screenshots" / name)
+    assert page.locator(ERROR).count() == 0 and figures >= 4
+    said = "".join(page.locator(SAID).all_text_contents())
+    assert not said.strip()  # a bar that was wiped away leaves spaces
+    assert page.left_machine == page.complaints == []

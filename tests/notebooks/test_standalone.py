@@ -28,8 +28,8 @@ REPO, TAG = links.repository()
 
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory):
-    """A directory for a reader, and the environment: a Python that has the packages but not the
-    project, and a local "GitHub"."""
+    """A reader's folder, and variables that give a Python with the packages but not the project,
+    and a local "GitHub"."""
     base = tmp_path_factory.mktemp("alone")
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", base / "venv"], check=True)
     python = base / "venv" / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
@@ -38,49 +38,39 @@ def alone(tmp_path_factory):
     # A path in a .pth file brings its packages, but not the .pth files in it, and so not this
     # project, whose editable install is one.
     Path(site.strip(), "packages.pth").write_text(sysconfig.get_path("purelib"))
-    origin = base / "origin"
     copied = shutil.ignore_patterns(".venv", "build", ".git", "__pycache__", ".*_cache")
-    shutil.copytree(ROOT, origin, ignore=copied)
+    origin = shutil.copytree(ROOT, base / "origin", ignore=copied)
     config = ["-c", "user.name=test", "-c", "user.email=test@example.org"]
     for command in (["init", "-q"], ["add", "-A"], ["commit", "-qm", "as it is"], ["tag", TAG]):
         subprocess.run(["git", *config, *command], cwd=origin, check=True)
-    (base / "reader").mkdir()
-    spec = base / "share" / "kernels" / "alone"
-    spec.mkdir(parents=True)
     argv = [str(python), "-m", "ipykernel_launcher", "-f", "{connection_file}"]
-    text = json.dumps({"argv": argv, "display_name": "alone", "language": "python"})
-    (spec / "kernel.json").write_text(text)
+    spec = {"argv": argv, "display_name": "alone", "language": "python"}
+    for folder in (base / "reader", base / "kernels" / "alone"):
+        folder.mkdir(parents=True)
+    (base / "kernels" / "alone" / "kernel.json").write_text(json.dumps(spec))
     return base / "reader", {
         "GIT_CONFIG_COUNT": "1",
         "GIT_CONFIG_KEY_0": f"url.{origin.as_uri()}.insteadOf",
         "GIT_CONFIG_VALUE_0": f"{links.GITHUB}{REPO}",
         "PIP_NO_INDEX": "1",
         "PATH": f"{python.parent}{os.pathsep}{os.environ['PATH']}",
-        "JUPYTER_PATH": str(base / "share"),
+        "JUPYTER_PATH": str(base),
     }
 
 
 @pytest.fixture
 def execute(alone, monkeypatch):
-    """A function: run some cells of a notebook alone in the reader's directory; all by default."""
-    reader, environment = alone
-    for key, value in environment.items():
+    """A function: run cells in the reader's folder."""
+    folder, variables = alone
+    for key, value in variables.items():
         monkeypatch.setenv(key, value)
     monkeypatch.delenv("PYTHONPATH", raising=False)
 
-    def execute(name: str, cells: tuple[str, ...] = (), add: str = ""):
-        notebook = nbformat.read(ROOT / "notebooks" / f"{name}.ipynb", as_version=4)
-        notebook.cells = [cell for cell in notebook.cells if not cells or cell.id in cells]
-        notebook.cells[:0] = [nbformat.v4.new_code_cell(add)] if add else []
-        client = NotebookClient(
-            notebook,
-            timeout=300,
-            kernel_name="alone",
-            resources={"metadata": {"path": str(reader)}},
-            shutdown_kernel="immediate",
-        )
-        client.execute()
-        return notebook
+    def execute(*codes: str) -> list:
+        cells = [nbformat.v4.new_code_cell(code) for code in codes]
+        notebook, where = nbformat.v4.new_notebook(cells=cells), {"metadata": {"path": str(folder)}}
+        NotebookClient(notebook, timeout=300, kernel_name="alone", resources=where).execute()
+        return [cell.outputs for cell in cells]
 
     return execute
 
@@ -89,13 +79,13 @@ def execute(alone, monkeypatch):
 def test_a_notebook_runs_alone(alone, execute):
     """And each finds what it imports: they differ in that, and in the model they load."""
     absent = "import torch, importlib.util as u; assert u.find_spec('helpers') is None"
-    notebook = execute(NAMES[0], add=absent)
+    first, *others = (sources(name, "code") for name in NAMES)
+    starts = [cells[i] for cells in others for i in ("setup", "load", "exercises-setup")]
+    shown = [outputs for cell in execute(absent, *first.values(), *starts) for outputs in cell]
     assert (alone[0] / "tutorials" / "helpers" / "models.py").exists()
-    shown = [o for cell in notebook.cells for o in cell.get("outputs", [])]
-    assert sum("claim" in o.get("metadata", {}) for o in shown) >= 3
-    for name in NAMES[1:]:  # raises where a cell fails
-        load = execute(name, ("setup", "load", "exercises-setup")).cells[1]
-        assert "tutorial-4l" in "".join(output.get("text", "") for output in load.outputs)
+    assert sum("claim" in output.get("metadata", {}) for output in shown) >= 3
+    printed = "".join(output.get("text", "") for output in shown)
+    assert printed.count("tutorial-4l") >= len(NAMES)  # each has loaded it
 
 
 def test_a_stray_file_that_hides_the_project_is_named(tmp_path, monkeypatch):
@@ -112,34 +102,39 @@ def test_a_clone_that_fails_is_told_in_a_sentence(execute, monkeypatch, tmp_path
     monkeypatch.setenv("GIT_CONFIG_KEY_0", f"url.{tmp_path.as_uri()}/nowhere.insteadOf")
     clean = "import shutil; shutil.rmtree('tutorials', ignore_errors=True)"
     with pytest.raises(CellExecutionError, match="could not be fetched: is there a network"):
-        execute(NAMES[0], ("setup",), add=clean)
+        execute(clean, sources(NAMES[0], "code")["setup"])
 
 
 # What Colab has (runtime image of August 2026), of what the setup cell's packages ask for.
 COLAB = {"python": "3.13.0", "torch": "2.11.0", "numpy": "2.1.0", "transformers": "5.15.0"}
 COLAB |= {"plotly": "5.24.0", "ipython": "7.34.0"}
-MARKERS = {"python_version": "3.13", "python_full_version": "3.13.0", "sys_platform": "linux"}
-MARKERS |= {"platform_system": "Linux", "platform_machine": "x86_64", "os_name": "posix"}
+MARKERS = {
+    "extra": "",
+    "python_version": "3.13",
+    "python_full_version": "3.13.0",
+    "sys_platform": "linux",
+}
+MARKERS |= {
+    "platform_system": "Linux",
+    "platform_machine": "x86_64",
+    "os_name": "posix",
+    "extra": "",
+}
 
 
-def asked_for(names: list[str]) -> list[tuple[str, Requirement]]:
+def asked_for(names: list[str]) -> set[tuple[str, Requirement]]:
     """Every requirement that an install of these packages makes on Linux, at any depth.
 
     What is said of a package that Colab has is a bound on Colab's version, and goes no deeper: pip
     keeps that version where it fits.
     """
-    found, seen, waiting = [], set(), list(names)
-    while waiting:
-        name = waiting.pop()
-        if name in seen:
-            continue
-        seen.add(name)
+    found = set()
+    for name in names:  # which grows
         for requirement in map(Requirement, requires(name) or []):
-            if requirement.marker and not requirement.marker.evaluate(MARKERS | {"extra": ""}):
-                continue
-            found.append((name, requirement))
-            if requirement.name.lower() not in COLAB:
-                waiting.append(requirement.name)
+            if not requirement.marker or requirement.marker.evaluate(MARKERS):
+                found.add((name, requirement))
+                if requirement.name.lower() not in COLAB and requirement.name not in names:
+                    names.append(requirement.name)
     return found
 
 
@@ -148,8 +143,7 @@ def test_the_setup_cell_replaces_nothing_of_colabs():
     packages = re.search(r"packages = (\[.*\])", sources(PATHS[0].stem, "code")["setup"])[1]
     named = [Requirement(text) for text in json.loads(packages)]
     assert {package.name for package in named}.isdisjoint(COLAB)
-    bounds = asked_for([package.name for package in named])
-    bounds += [("the project", Requirement(text)) for text in requires("transformerlens-tutorials")]
+    bounds = asked_for([*(package.name for package in named), "transformerlens-tutorials"])
     checked = [(by, r) for by, r in bounds if r.name.lower() in COLAB]
     assert {"torch", "numpy", "transformers"} <= {r.name.lower() for _, r in checked}
     for by, requirement in checked:
