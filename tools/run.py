@@ -71,6 +71,7 @@ def execute(
         kernel_name="python3",
         resources={"metadata": {"path": str(path.parent)}},
         extra_arguments=["--log-level=ERROR"],  # else each kernel warns of its local connection
+        store_widget_state=False,  # of a slider, nothing is left to move
         shutdown_kernel="immediate",  # nothing to save: graceful takes two seconds longer
         on_cell_executed=measure,
     )
@@ -87,6 +88,8 @@ def execute(
     for cell in notebook.cells:
         if "outputs" in cell:  # a progress bar, which a reader's page wipes away by itself
             cell.outputs = [o for o in cell.outputs if "\r" not in o.get("text", "")]
+            for output in cell.outputs:  # where the text beside it stands instead
+                output.get("data", {}).pop("application/vnd.jupyter.widget-view+json", None)
     unfinished = out.with_suffix(f".{os.getpid()}.tmp")  # renamed when whole, never half-written
     try:
         nbformat.write(notebook, unfinished)

@@ -29,7 +29,7 @@ def test_what_is_pinned_is_installed_by_pip_and_conda_and_allowed():
         if requirement.name in PINS:
             assert requirement.specifier.contains(PINS[requirement.name]), requirement
     cell = sources("01_basic_activation_analysis", "code")["setup"]
-    for name in ("transformer_lens", "circuitsvis"):
+    for name in ("transformer_lens",):
         assert f"{name}=={PINS[name]}" in cell
 
 
