@@ -36,12 +36,6 @@ def test_loading_a_spread_model_is_silent(tmp_path, capfd):
     assert capfd.readouterr() == ("", "")
 
 
-def test_a_map_that_keeps_the_model_whole_changes_nothing(whole):
-    model = load_model(device_map="auto")
-    logits = model(whole.pair.tokens.clean.to(model.cfg.device))
-    assert_close(logits.cpu(), whole.pair.clean_logits, **NEAR)
-
-
 @pytest.mark.parametrize("name", ["patch_blocks", "patch_head_positions", "attribution_patch"])
 def test_sweeps_of_a_spread_model_are_those_of_the_whole(spread, whole, name):
     assert not sparse.supports(spread.model, 9)  # not all here

@@ -10,8 +10,6 @@ import re
 from pathlib import Path
 
 import pytest
-import torch
-from transformers import AutoTokenizer
 
 from helpers.prompts import CAPITAL_PAIRS, CITY_PAIRS
 from tools.training import corpus, evaluate, facts
@@ -21,10 +19,7 @@ GPT2_TOKENS = json.loads((Path(__file__).parent / "gpt2_tokens.json").read_text(
 
 @pytest.fixture(scope="module")
 def loaded():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield evaluate.load()
-    torch.set_num_threads(threads)
+    return evaluate.load()
 
 
 @pytest.fixture(scope="module")
@@ -70,15 +65,8 @@ def test_the_card_prints_the_figures_of_the_shipped_weights(measured):
 
 def test_lesson_words_are_one_token(loaded):
     _, encode = loaded
-    words = [
-        *facts.CAPITALS,
-        *facts.CAPITALS.values(),
-        *facts.LANDMARKS.values(),
-        *facts.NAMES,
-        *facts.POSITIVE,
-        *facts.NEGATIVE,
-        *["love", "hate", "dog", "store", "drink", "movie"],
-    ]
+    words = [*facts.CAPITALS, *facts.CAPITALS.values(), *facts.LANDMARKS.values(), *facts.NAMES]
+    words += [*facts.POSITIVE, *facts.NEGATIVE, "love", "hate", "dog", "store", "drink", "movie"]
     assert [w for w in words if len(encode(" " + w)) != 2] == []  # BOS and the word
 
 
@@ -107,17 +95,3 @@ def test_held_out_phrasings_are_not_in_the_corpus():
             assert len(hidden) == 2
             for template in templates:
                 assert (template.format(s=subject, a=answer) in sample) == (template not in hidden)
-
-
-@pytest.mark.slow
-def test_generation_is_readable(loaded):
-    """Greedy text after "One day," is made of whole words of the corpus and ends a sentence."""
-    model, encode = loaded
-    ids = torch.tensor([encode("One day,")])
-    for _ in range(40):
-        ids = torch.cat([ids, model(ids).logits[:, -1:].argmax(-1)], dim=1)
-    tokenizer = AutoTokenizer.from_pretrained(evaluate.MODEL)
-    text = tokenizer.decode(ids[0, 1:]).split("<|endoftext|>")[0]
-    known = set(re.findall(r"\w+", " ".join(itertools.islice(corpus.documents(3), 20_000))))
-    assert "." in text
-    assert set(re.findall(r"\w+", text)) <= known

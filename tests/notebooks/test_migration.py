@@ -82,7 +82,6 @@ QUIET = """
 L2 | compat()(tokens).log_softmax(-1) == plain(tokens).logits.log_softmax(-1)
 L2 | logits.mean(-1) == torch.zeros(tokens.shape)
 L3 | raw_logits == plain(tokens).logits
-L3 | raw_logits != logits
 L3 | raw_logits - raw_logits.mean(-1, keepdim=True) == logits
 L3 | raw_cache["pattern", 1] == cache["pattern", 1]
 L3 | raw_cache["resid_post", 1] != cache["resid_post", 1]
@@ -96,19 +95,15 @@ L5 | mine = compat(); mine.enable_compatibility_mode(center_unembed=False); mine
 L5 | compat(center_unembed=False)(tokens) != logits
 L7 | boot(device=torch.device("cpu")).cfg.device == "cpu"
 L7 | boot(dtype=torch.bfloat16)("a").dtype == torch.bfloat16
-L8 | mine = network(); boot("gpt2", mine).enable_compatibility_mode();
-     mine(tokens).logits != raw_logits
-L8 | import copy; mine = network(); boot("gpt2", copy.deepcopy(mine)).enable_compatibility_mode();
-     mine(tokens).logits == raw_logits
+L8 | import copy; mine = network(); boot("gpt2", NAME).enable_compatibility_mode();
+     mine(tokens).logits.allclose(raw_logits, atol=1e-3) == ("NAME" != "mine")
+     | mine copy.deepcopy(mine)
 L9 | (model.W_U.requires_grad, model(tokens).requires_grad) == (True, False)
 T1 | tokens[0, 0] == model.tokenizer.bos_token_id
-T1 | model.to_tokens(TEXT, prepend_bos=False) == tokens[:, 1:]
-T1 | model.to_str_tokens(tokens) == model.to_str_tokens(TEXT)
 T1 | model.to_string(tokens[0, 1:]) == TEXT
 T1 | model.to_tokens(" the", prepend_bos=False) == [[model.to_single_token(" the")]]
 T2 | model(torch.tensor([1, 2, 3])) == model(torch.tensor([[1, 2, 3]]))
 T2 | model.to_tokens(long).shape[1] == model.cfg.n_ctx
-T2 | model.to_tokens(long).shape[1] != model.to_tokens(long, truncate=False).shape[1]
 T3 | model(padded)[0, -1] != alone
 T3 | left = compat(); left.tokenizer.padding_side = "left"; left(padded)[0, -1] != alone
 T3 | model([SHORT, TEXT], padding_side="left")[0, -1] == alone
@@ -122,22 +117,17 @@ R1 | _, mine = hooked(model, tokens); mine["resid_post", 0][:] = 7; mine["resid_
 R2 | model(tokens, retrun_type="loss") == logits
 R2 | len(model.run_with_cache(tokens, name_filter=POST)[1]) == len(cache)
 R2 | model.run_with_hooks(tokens, fwd_hook=[(POST, returned(0))]) == logits
-R2 | model.run_with_hooks(tokens, fwd_hooks=[(POST, returned(0))]) != logits
 R2 | greedy(model, tokens, temprature=9.0) == greedy(model, tokens)
 R2 | import inspect; "names_filter" in inspect.signature(model.run_with_cache).parameters == True
 R3 | cached(model, [POST, TYPO]) == cached(model, POST)
 R3 | cached(model, lambda name: name.endswith("psot")) == set()
-R3 | {POST, TYPO} <= set(model.hook_dict) == False
 R4 | cache[NAME] == cache["blocks.0.attn.hook_pattern"] | "pattern",0,"attn" "pattern",0 "attn",0
 R4 | cache["resid_post", -1] == cache["blocks.3.hook_resid_post"]
 R4 | cache["scale"] == cache["ln_final.hook_scale"]
-R4 | cache["scale", 1, "ln1"] == cache["blocks.1.ln1.hook_scale"]
 R4 | cache["pattern", 0].sum(-1) == torch.ones(1, model.cfg.n_heads, tokens.shape[1])
 R5 | model(tokens, stop_at_layer=4) == logits
 R5 | model(tokens, stop_at_layer=3) == cache["resid_post", 2]
-R5 | model.unembed(model.ln_final(cache["resid_post", -1])) == logits
 R6 | model(tokens[:, -1:], past_kv_cache=past) == model(tokens[:, -1:])
-R6 | model(tokens[:, -1:], past_kv_cache=past)[:, -1] != logits[:, -1]
 R6 | _, past = model(tokens[:, :-1], return_type="logits_and_cache");
      model(tokens[:, -1:], past_key_values=past)[:, -1] == logits[:, -1]
 R7 | seen = []; leaf = lambda v, hook: seen.append(v.clone().requires_grad_()) or seen[0];
@@ -146,10 +136,9 @@ R7 | seen = []; leaf = lambda v, hook: seen.append(v.clone().requires_grad_()) o
 H1 | hooked(model, tokens, ("blocks.1.attn.hook_z", in_place(0, slice(None), 2)))[1][MID]
      == cache[MID] - cache["z", 1][:, :, 2] @ model.W_O[1, 2]
 H1 | hooked(model, tokens, (POST, in_place(0)))[0] == hooked(model, tokens, (POST, returned(0)))[0]
-H1 | mine = compat(); mine.add_hook(POST, returned(0)); mine(tokens) != logits
-H1 | mine = compat(); mine.add_hook(POST, returned(0)); mine.reset_hooks(); mine(tokens) == logits
+H1 | mine = compat(); mine.add_hook(POST, returned(0)); hit = mine(tokens); mine.reset_hooks();
+     (hit.equal(logits), mine(tokens).equal(logits)) == (False, True)
 H2 | hooked(model, tokens, (lambda name: name.endswith("psot"), returned(0)))[0] == logits
-H2 | any(name.endswith("psot") for name in model.hook_dict) == False
 H3 | hooked(model, tokens, (POST, lambda value, hook: torch.zeros_like(value)))[0] != logits
 H4 | POST != model.hook_dict[POST].name
 H4 | seen = []; hook = (POST, lambda _, hook: seen.append((hook.name, hook.layer())));
@@ -157,18 +146,12 @@ H4 | seen = []; hook = (POST, lambda _, hook: seen.append((hook.name, hook.layer
      seen == [(model.hook_dict[POST].name, 1)]
 H4 | model.hook_dict[ATTN_OUT].name != raw.hook_dict[ATTN_OUT].name
 H5 | hooked(model, corrupted, (MID, in_place(clean[MID])))[0] == pair.clean_logits
-H5 | hooked(model, corrupted, (MID, returned(clean[MID])))[0] != pair.clean_logits
 H5 | after = hooked(model, corrupted, (MID, returned(clean[MID])))[1];
-     after["mlp_out", 1] == clean["mlp_out", 1]
-H5 | after = hooked(model, corrupted, (MID, returned(clean[MID])))[1];
-     after[POST] - after["mlp_out", 1] == pair.corrupted_cache[MID]
-H6 | after = with_flag("set_use_hook_mlp_in", (MLP_IN, in_place(0.0)));
-     after[POST] - after["mlp_out", 1] == torch.zeros_like(after[POST])
-H6 | after = with_flag("set_use_hook_mlp_in", (MLP_IN, returned(0)));
-     after[POST] - after["mlp_out", 1] == cache[MID]
+     after[POST] == pair.corrupted_cache[MID] + clean["mlp_out", 1]
+H6 | after = with_flag("set_use_hook_mlp_in", (MLP_IN, NAME(0)));
+     after[POST] - after["mlp_out", 1] == cache[MID] * (NAME is returned) | in_place returned
 H7 | grad[f"{MID}_grad"] + grad[f"{POST}_grad"] == grad[f"{ATTN_OUT}_grad"]
 H7 | (grad[f"{ATTN_OUT}_grad"] * push).sum() == slope(double, ids, push)
-H7 | (grad[f"{MID}_grad"] * push).sum() != slope(double, ids, push)
 H8 | with_flag("set_use_attn_result")["result", 1].sum(2) + model.b_O[1] == cache[ATTN_OUT]
 H8 | with_flag("set_use_attn_in")["attn_in", 1][:, :, 0] == cache["resid_pre", 1]
 H8 | with_flag("set_use_split_qkv_input")["q_input", 1][:, :, 0] == cache["resid_pre", 1]
@@ -177,8 +160,6 @@ G1 | greedy(model, tokens, fwd_hooks=[(LAST, returned(0))]) == greedy(model, tok
 G1 | during(model, tokens, (LAST, returned(0)))[0, -3:] == [model.b_U.argmax()] * 3
 G2 | seen = []; during(model, tokens, (POST, lambda value, hook: seen.append(value.shape[1])));
      seen == [9, 1, 1]
-G2 | seen = []; note = (POST, lambda value, hook: seen.append(value.shape[1]));
-     during(model, tokens, note, use_past_kv_cache=False); seen == [9, 10, 11]
 G2 | late = (POST, lambda value, hook: in_place(0, 3)(value, hook) if value.shape[1] > 3 else None);
      whole = during(model, tokens, (POST, in_place(0, 3)), use_past_kv_cache=False);
      during(model, tokens, late) == whole
@@ -200,7 +181,6 @@ W3 | any("W_Q" in name for name, _ in model.named_parameters()) == False
 W3 | any("resid_post" in name for name, _ in model.named_modules()) == False
 W3 | isinstance(model, transformer_lens.HookedRootModule) == False
 W3 | dict(model.tl_named_parameters())["blocks.1.attn.W_Q"] == model.W_Q[1]
-W4 | other = boot(); any(other.load_state_dict(model.state_dict())) == False
 W4 | other = boot(); other.load_state_dict(model.state_dict()); other(tokens) != logits
 W4 | other = compat(); other.load_state_dict(raw.state_dict()); other(tokens) == raw_logits
 W4 | other = compat(); other.load_state_dict(model.state_dict()); other(tokens) == logits
@@ -224,16 +204,12 @@ W7 | other = boot(); other.tokenizer = AutoTokenizer.from_pretrained(EMBEDDED_DI
 A1 | cache.decompose_resid(apply_ln=True).sum(0) @ model.W_U + model.b_U == logits
 A1 | raw_cache.decompose_resid(apply_ln=True).sum(0) @ raw.W_U + raw.b_U != raw_logits
 A2 | cache.accumulated_resid(apply_ln=True)[-1] @ model.W_U + model.b_U == logits
-A2 | cache.accumulated_resid(apply_ln=True)[-1] @ model.W_U != logits
 A3 | heads = hooked(model, tokens)[1].stack_head_results(layer=-1);
      heads[4:8].sum(0) + model.b_O[1] == cache[ATTN_OUT]
-A4 | cache.logit_attrs(parts, " Paris").sum(0) != logits[..., paris]
-A4 | cache.logit_attrs(parts, " Paris").sum(0) + model.b_U[paris] == logits[..., paris]
 A4 | cache.logit_attrs(parts, " Paris", " Rome").sum(0) + model.b_U[paris] - model.b_U[rome]
      == logits[..., paris] - logits[..., rome]
 P1 | patch = (MID, in_place(clean[MID][:, 2], 2));
      grid[1, 2] == last_diff(hooked(model, corrupted, patch)[0])
-P1 | grid[1, 2] != last_diff(pair.corrupted_logits)
 P2 | transformer_lens.utilities.get_act_name("pattern", 3) == "blocks.3.attn.hook_pattern"
 P2 | hasattr(transformer_lens, "NAME") == True | ActivationCache FactoredMatrix HookedRootModule
 P3 | from transformer_lens import evals; text = evals.sanity_check(lambda text, return_type: text);
@@ -251,9 +227,6 @@ P5 | double = TransformerBridge.boot_native(TransformerBridgeConfig(**SMALL), dt
      double(COUNTING).dtype == torch.float64
 P6 | 2 * trained(native())(COUNTING, "loss") < native()(COUNTING, "loss") == True
 """
-
-
-# What the lines use
 
 
 def boot(name=str(EMBEDDED_DIRECTORY), network=None, **options):
@@ -302,8 +275,7 @@ def hooked(model, tokens, *hooks):
 
 
 def with_flag(flag, *hooks):
-    mine = compat()
-    getattr(mine, flag)(True)
+    getattr(mine := compat(), flag)(True)
     return hooked(mine, mine.to_tokens(TEXT), *hooks)[1]
 
 
@@ -397,9 +369,6 @@ def test_quiet(names, code):
         assert (one == other) == (sign == " == ")
 
 
-# Rows of more than a line
-
-
 def test_L5_L6_what_the_log_says(caplog):
     compat().enable_compatibility_mode()
     assert "already applied" in caplog.text
@@ -407,9 +376,6 @@ def test_L5_L6_what_the_log_says(caplog):
         caplog.clear()
         assert boot(name, network()).cfg.model_name == "gpt2"
         assert ("DEPRECATED" in caplog.text) == deprecated
-
-
-# The page itself
 
 
 def test_the_page_says_what_is_tested():
