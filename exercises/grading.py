@@ -22,7 +22,6 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from exercises.session import keep, kept, stale
 from helpers.claims import BROWN, GREEN, GREY, Verdict, checked
-from helpers.hub import quiet
 
 UNSOLVED, SOLVED, WRONG, UNJUDGED = "unsolved", "solved", "wrong", "unjudged"
 _LOOK = {
@@ -206,11 +205,10 @@ def _random(tokenizer, d_vocab: int, device: str) -> TransformerBridge:
     generator = torch.Generator().manual_seed(0)
     for parameter in network.parameters():
         torch.nn.init.normal_(parameter, std=0.3, generator=generator)
-    with quiet():
-        model = TransformerBridge.boot_transformers(
-            "random", hf_model=network.to(device), tokenizer=tokenizer, device=device
-        )
-        model.enable_compatibility_mode()
+    model = TransformerBridge.boot_transformers(
+        "random", hf_model=network.to(device), tokenizer=tokenizer, device=device
+    )
+    model.enable_compatibility_mode()
     return model.eval().requires_grad_(False)
 
 

@@ -11,5 +11,4 @@
     shared         metrics, prompts, models (hub, smollm2), architecture, claims, plots, inputs
     not lessons    engine/ (how a sweep is computed), tutorial_4l/ (a model), findings/ (records)
 
-Lessons import shared modules, these the engine; nothing imports from notebooks or tools.
-"""
+Lessons import shared modules, these the engine; nothing imports from notebooks or tools."""

@@ -22,16 +22,14 @@ Places = Sequence[int] | None
 def ablate(
     model, heads: Iterable[tuple[int, int]], values: Values = 0.0, positions: Places = None
 ) -> Iterator[None]:
-    """Within the `with`, the output `z` of these (layer, head) is replaced, in every row.
-
-    `values` stand there instead: a number, 0 for *zero* ablation (crude: no head ever says 0); a
-    tensor, each head's mean over other texts, for *mean* ablation; or the cache of another run of
-    the same length, whose `z` is taken, for *resample* ablation. `positions`: where, negative ones
-    from the end of all rows, padding included; None for all. The hooks are gone afterwards, also
-    after an exception. TypeError or ValueError for no head, one out of range, values that do not
-    fit; RuntimeError where the model did not run.
-    Source: Wang et al. 2022 (arXiv 2211.00593), mean ablation; Chan et al. 2022, "Causal
-    scrubbing", resample ablation."""
+    """Within the `with`, the output `z` of these (layer, head) is replaced, in every row. `values`
+    stand there instead: a number, 0 for *zero* ablation (crude: no head ever says 0); a tensor,
+    each head's mean over other texts, for *mean* ablation (Wang et al. 2022, arXiv 2211.00593); or
+    the cache of another run of the same length, whose `z` is taken, for *resample* ablation (Chan
+    et al. 2022, "Causal scrubbing"). `positions`: where, negative ones from the end of all rows,
+    padding included; None for all. The hooks are gone afterwards, also after an exception.
+    TypeError or ValueError for no head, one out of range, values that do not fit; RuntimeError
+    where the model did not run."""
     those: dict[int, list] = {}  # by layer, (all rows, head)
     for layer, head in heads:
         inputs.expect_int("layer", layer, 0, model.cfg.n_layers - 1)
@@ -55,10 +53,8 @@ def ablate(
 def ablate_each(
     model, tokens: Int[Tensor, "1 pos"], metric: Metric, values: Values = 0.0, positions=None
 ) -> Float[Tensor, "n_layers n_heads"]:
-    """The metric after ablating each head by itself: one run a layer, with a row for each head.
-
-    In the metric's unit: subtract the metric of the plain run for the effect. `metric` as for
-    `helpers.patching`; the rest and errors as `ablate`."""
+    """The metric after ablating each head alone, in its unit: one run a layer, a row for each head.
+    Subtract the plain run's for the effect. `metric` as in `helpers.patching`, else as `ablate`."""
     inputs.expect_prompt("tokens", tokens, model)
     replace, n = _replacement(model, values, positions), model.cfg.n_heads
 

@@ -5,15 +5,14 @@
     GPT-NeoX   LayerNorm                        rotates q, k     one a head     everywhere
     Llama      RMSNorm: divide                  rotates q, k     one a group    none or few
 
-Streams and biases work on any model; `query_key_value` and the sparse engine only on the blocks of
-`KNOWN`, where a family with the same block is one more line."""
+Streams and biases work on any model; `query_key_value` and the sparse engine on `KNOWN` ones."""
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 from transformers.models.llama.modeling_llama import rotate_half
 
-KNOWN = {  # by cfg.architecture: transformers' classes of block, attention and MLP
+KNOWN = {  # transformers' block, attention and MLP; a family with the same block is one more line
     "GPT2LMHeadModel": ("GPT2Block", "GPT2Attention", "GPT2MLP"),
     "LlamaForCausalLM": ("LlamaDecoderLayer", "LlamaAttention", "LlamaMLP"),
     "MistralForCausalLM": ("MistralDecoderLayer", "MistralAttention", "MistralMLP"),
@@ -39,6 +38,14 @@ def embeddings(model, cache) -> dict[str, Float[Tensor, "batch pos d_model"]]:
     return parts
 
 
+def embed(model, tokens: Int[Tensor, "pos"]) -> Float[Tensor, "pos d_model"]:
+    """What the stream starts from, by the model's own layers: a row for each position."""
+    start = plain(model.embed)(tokens)
+    if not hasattr(model, "pos_embed"):
+        return start
+    return start + plain(model.pos_embed)(torch.arange(len(tokens), device=tokens.device))
+
+
 def layer_norm(model) -> bool:
     """Whether the norms subtract the mean; RMSNorm does not."""
     return "LN" in (model.cfg.normalization_type or "")
@@ -51,7 +58,6 @@ def centre(model, x: Float[Tensor, "*axes d_model"]) -> Float[Tensor, "*axes d_m
 
 def scale(model, x: Float[Tensor, "*axes d_model"]) -> Float[Tensor, "*axes 1"]:
     """What the norm divides `centre(model, x)` by: its root mean square, with the norm's epsilon.
-
     With the final norm's gain folded (`load_model`), logits are `centre / scale @ W_U + b_U`."""
     if model.cfg.normalization_type is None:
         return x.new_ones(*x.shape[:-1], 1)
@@ -72,9 +78,8 @@ def mlp_bias(model) -> Float[Tensor, "n_layers d_model"]:
 def query_key_value(
     model, layer: int, stream: Float[Tensor, "batch pos d_model"], positions: Tensor | None = None
 ) -> tuple[Float[Tensor, "batch head pos d_head"], ...]:
-    """Queries, keys and values of a layer, from the stream that enters it (`resid_pre`).
-
-    Position is in them, and shared keys and values are repeated, one for each query head: so
+    """Queries, keys and values of a layer, from the stream that enters it (`resid_pre`). Position
+    is in them, and shared keys and values are repeated, one for each query head: so
     softmax(q kᵀ / √d_head) over the past is the pattern, and pattern @ v is `z`. `positions [pos]`
     are those in `stream`, None for 0, 1, 2, …; `Unsupported` for a block not in `KNOWN`.
     Source: Su et al. 2021 (arXiv 2104.09864), rotary; Ainslie et al. 2023 (arXiv 2305.13245)."""

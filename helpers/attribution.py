@@ -1,7 +1,6 @@
-"""Direct logit attribution: which component wrote the answer into the last residual stream.
-
-`transformer_lens.tools.analysis.direct_logit_attribution` gives the same numbers for heads, without
-the unembedding's bias and neurons; the split here is complete and checks that it is."""
+"""Direct logit attribution: which component wrote the answer into the last residual stream. The
+library's `tools.analysis.direct_logit_attribution` gives the same numbers for heads, without the
+unembedding's bias and neurons; the split here is complete and checks that it is."""
 
 from dataclasses import dataclass
 
@@ -33,15 +32,14 @@ class LogitDiffAttribution:
 def attribute_logit_diff(
     model, cache, answer: Ids, distractor: Ids, mask: Mask = None
 ) -> LogitDiffAttribution:
-    """Split logit(answer) - logit(distractor) into embeddings, heads, MLPs and biases.
-
-    The last residual stream is a sum of what each component wrote. The final norm (centres it and)
-    divides it by one scale; with that held at its cached value the rest is linear, so each share is
-    a dot product with one direction. An MLP's includes its output bias. `mask` as in
-    `helpers.metrics`. TypeError or ValueError where cache (all activations of one run) and ids do
-    not fit, or a row ends in padding and no mask says so; `Unsupported` where more happens than a
-    sum. Source: Elhage et al. 2021, "A Mathematical Framework for Transformer Circuits"; Wang et
-    al. 2022 (arXiv 2211.00593). Direct effects only: Janiak et al. 2023 (arXiv 2310.07325)."""
+    """Split logit(answer) - logit(distractor) into embeddings, heads, MLPs and biases. The last
+    residual stream is a sum of what each component wrote. The final norm (centres it and) divides
+    it by one scale; with that held at its cached value the rest is linear, so each share is a dot
+    product with one direction. An MLP's includes its output bias. `mask` as in `helpers.metrics`.
+    TypeError or ValueError where cache (all activations of one run) and ids do not fit, or a row
+    ends in padding and no mask says so; `Unsupported` where more happens than a sum.
+    Source: Elhage et al. 2021, "A Mathematical Framework for Transformer Circuits"; Wang et al.
+    2022 (arXiv 2211.00593). Direct effects only: Janiak et al. 2023 (arXiv 2310.07325)."""
     read, at_end, ids_bias, whole = _reader(model, cache, answer, distractor, mask)
     layers = range(model.cfg.n_layers)
     start = {key: at_last(x, mask) for key, x in architecture.embeddings(model, cache).items()}
@@ -65,9 +63,8 @@ def attribute_logit_diff(
 def attribute_neurons(
     model, cache, layer: int, answer: Ids, distractor: Ids, mask: Mask = None
 ) -> Float[Tensor, "d_mlp"]:
-    """Split one MLP's share of the logit difference over its neurons, in nats, batch-averaged.
-
-    A neuron writes its activation times its row of W_out. Together with the MLP's output bias they
+    """Split one MLP's share of the logit difference over its neurons, in nats, batch-averaged. A
+    neuron writes its activation times its row of W_out. Together with the MLP's output bias they
     sum to `attribute_logit_diff(...).mlps[layer]`. Raises as that, and for a mixture of experts."""
     inputs.expect_int("layer", layer, 0, model.cfg.n_layers - 1)
     name, out = f"blocks.{layer}.mlp.hook_post", f"blocks.{layer}.hook_mlp_out"
@@ -83,17 +80,14 @@ def attribute_neurons(
 
 
 def _reader(model, cache, answer: Tensor, distractor: Tensor, mask: Mask):
-    """Two functions: from what was written `[..., batch, d_model]` at the last token to its share
-    of the difference, and from the name of an activation to its values there; the shares of the
-    unembedding's bias and of the whole stream."""
+    """Functions from what was written `[..., batch, d_model]` at the last token to its share of the
+    difference, and from an activation's name to its values there; the shares of b_U and of all."""
     architecture.expect_plain_logits(model)
     pad = getattr(model.tokenizer, "pad_token_id", None)
     if mask is None and pad is not None and "hook_embed" in cache:
         ends = inputs.expect_activation(cache, "hook_embed", model)[:, -1]
-        padded = (ends == model.W_E[pad]).all(-1)
-        if padded.any():
-            row, fix = padded.int().argmax().item(), "give `mask` (helpers.prompts.tokenize_batch)"
-            raise ValueError(f"cache: row {row} ends in padding (token id {pad}); {fix}")
+        if rows := (ends == model.W_E[pad]).all(-1).nonzero().flatten().tolist():
+            raise ValueError(f"cache: row {rows[0]} ends in padding (token id {pad}); give `mask`")
 
     def at_end(name: str) -> Float[Tensor, "batch *width"]:
         return at_last(inputs.expect_activation(cache, name, model), mask)
@@ -115,9 +109,7 @@ def _reader(model, cache, answer: Tensor, distractor: Tensor, mask: Mask):
     return read, at_end, ids_bias, read(last)
 
 
-def _expect_sum(
-    model, parts: list[Tensor], whole: Tensor, name: str, size: float | Tensor = 0
-) -> None:
+def _expect_sum(model, parts: list[Tensor], whole: Tensor, name: str, size=0) -> None:
     """The parts sum to the whole, to what the run's precision allows for numbers of their size (and
     of `size`, where the whole is a difference of larger ones); else `Unsupported`."""
     values = torch.stack(parts)

@@ -30,7 +30,6 @@ class Verdict:
 
 def claim(text: str, holds: bool) -> None:
     """Assert an identity (two routes to one answer), which must hold on every model, and show it.
-
     AssertionError where it is false. TypeError where `holds` is not one bool, also a tensor's or an
     array's (a list is always "true": such a claim could not fail), or `text` no string."""
     if not checked(text, holds):
@@ -39,12 +38,11 @@ def claim(text: str, holds: bool) -> None:
 
 
 def finding(text: str, holds: bool, model: object, name: str) -> None:
-    """Show a fact about `model`, whether it holds, and what is on record of other models.
-
-    A finding never stops a reader: a result that differs from the record says so. Where the
-    environment variable TUTORIAL_FINDINGS is "strict" (our tests), a difference is an
-    AssertionError. The record is that of `model.cfg.model_name`; `name` stays the same when the
-    text changes: the notebook's number and lower-case words, "02-moves". Else raises as `claim`."""
+    """Show a fact about `model`, whether it holds, and what is on record of other models. It never
+    stops a reader: a result that differs from the record says so. Where the environment variable
+    TUTORIAL_FINDINGS is "strict" (our tests), a difference is an AssertionError. The record is that
+    of `model.cfg.model_name`; `name` stays the same when the text changes: the notebook's number
+    and lower-case words, "02-moves". Else raises as `claim`."""
     holds = checked(text, holds)
     if not isinstance(name, str) or not re.fullmatch(r"\d\d(-[a-z0-9]+)+", name):
         raise ValueError(f"a finding's name is like '02-moves' (notebook, words), got {name!r}")
@@ -55,7 +53,11 @@ def finding(text: str, holds: bool, model: object, name: str) -> None:
     entries = {m: r["findings"][name] for m, r in models.items() if name in r["findings"]}
     entry = entries.pop(here, None)
     recorded = entry and entry["holds"]
-    notes = [_elsewhere(holds, other, its) for other, its in entries.items()]
+    notes = []
+    for other, its in entries.items():
+        same = f"also on {other}" if holds else f"not on {other} either"
+        differs = f"{'not' if holds else 'holds'} on {other}: {its['text']}"
+        notes.append(same if its["holds"] == holds else differs)
     if entry is None:
         missing = f"not in the record of {here} yet"
         notes.insert(0, missing if here in models else "no record for this model yet")
@@ -82,16 +84,8 @@ def checked(text: object, holds: object) -> bool:
         raise TypeError(f"text must be a sentence, got {type(text).__name__}; it comes first")
     if not text.strip():
         raise ValueError("text is empty; say what is claimed")
-    one = hasattr(holds, "shape") and prod(holds.shape) == 1
-    item = holds.item() if one else holds
+    item = holds.item() if hasattr(holds, "shape") and prod(holds.shape) == 1 else holds
     if not isinstance(item, bool):
         got, fix = type(holds).__name__, "compare, and join several comparisons with .all()"
         raise TypeError(f"holds must be one bool, got {got} {holds!r} for {text!r}; {fix}")
     return item
-
-
-def _elsewhere(holds: bool, other: str, entry: dict) -> str:
-    """How another model's record compares: with its own text where the outcome is another."""
-    if entry["holds"] == holds:
-        return f"also on {other}" if holds else f"not on {other} either"
-    return f"{'not' if holds else 'holds'} on {other}: {entry['text']}"

@@ -4,9 +4,9 @@ import json
 import re
 import threading
 import time
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection
 from concurrent.futures import Future, wait
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 
 from huggingface_hub import HfApi, constants, hf_hub_download, try_to_load_from_cache
@@ -16,9 +16,8 @@ from transformers.utils import logging as transformers_logging
 PROBE_SECONDS = 6  # for the hub's first answer
 STALL_SECONDS = 120  # for the next piece of a download; huggingface_hub writes pieces of 10 MB
 ADVICE = (
-    'The embedded model needs no network: load_model("tutorial-4l"), or load_model() with '
-    'TUTORIAL_MODEL unset. A model on this machine: load_model("path/to/dir") or '
-    "TUTORIAL_MODEL=path/to/dir."
+    'The embedded model needs no network: load_model("tutorial-4l"), or unset TUTORIAL_MODEL. '
+    'A model on this machine: load_model("path/to/dir"), or TUTORIAL_MODEL=path/to/dir.'
 )
 _INDEX = "model.safetensors.index.json"  # names the shards; without it transformers finds none
 _NEEDED = {  # one of the files on the right
@@ -27,6 +26,7 @@ _NEEDED = {  # one of the files on the right
     "tokenizer.json": ["tokenizer.json", "tokenizer.model", "spiece.model", "vocab.json"],
 }
 _WANTED = re.compile(r"model(-\d+-of-\d+)?\.safetensors|[^/]+\.(json|txt|model|jinja)")
+transformers_logging.disable_progress_bar()  # a bar for each file; ours has the whole
 
 
 def cached(name: str) -> Path | None:
@@ -37,18 +37,15 @@ def cached(name: str) -> Path | None:
 
 
 def download(name: str) -> Path:
-    """Fetch a model into the hub's cache; return its directory there.
-
-    ValueError where the hub knows no such model, or it has no safetensors; ConnectionError for no
-    answer in PROBE_SECONDS, or a download that stands still."""
+    """Fetch a model into the hub's cache; return its directory. ValueError where it is not known
+    there or has no safetensors; ConnectionError for no answer in PROBE_SECONDS, or a standstill."""
     tried = f"{name!r}: no copy in {constants.HF_HUB_CACHE}; tried {constants.ENDPOINT}"
+    about = {"files_metadata": True, "timeout": 10}
     try:
-        with quiet():
-            ask = HfApi().model_info
-            info = watch(lambda: ask(name, files_metadata=True, timeout=10), PROBE_SECONDS)
-            sizes = {file.rfilename: file.size or 0 for file in info.siblings or []}
-            if not (missing := _missing(sizes)):
-                return _fetch(name, {f: sizes[f] for f in sizes if _WANTED.fullmatch(f)})
+        info = watch(lambda: HfApi().model_info(name, **about), PROBE_SECONDS)
+        sizes = {file.rfilename: file.size or 0 for file in info.siblings or []}
+        if not (missing := _missing(sizes)):
+            return _fetch(name, {f: sizes[f] for f in sizes if _WANTED.fullmatch(f)})
     except Exception as error:
         status = getattr(getattr(error, "response", None), "status_code", None)
         if status in (401, 403, 404):  # 401 is also its answer to names that do not exist
@@ -60,12 +57,12 @@ def download(name: str) -> Path:
 
 
 def _fetch(name: str, sizes: dict[str, int]) -> Path:
-    total, blobs = sum(sizes.values()), f"models--{name.replace('/', '--')}/blobs"
+    total = sum(sizes.values())
+    print(f"Fetching {name} from {constants.ENDPOINT}: {total / 1e6:.0f} MB, once.")
     # Weights last: a copy that has them is complete.
     wanted = sorted(sizes, key=lambda file: file.endswith(".safetensors"))
-    print(f"Fetching {name} from {constants.ENDPOINT}: {total / 1e6:.0f} MB, once.")
-    here = Path(constants.HF_HUB_CACHE, blobs)
-    paths = watch(lambda: [hf_hub_download(name, f) for f in wanted], STALL_SECONDS, here, total)
+    blobs = Path(constants.HF_HUB_CACHE, f"models--{name.replace('/', '--')}", "blobs")
+    paths = watch(lambda: [hf_hub_download(name, f) for f in wanted], STALL_SECONDS, blobs, total)
     return Path(paths[-1]).parent
 
 
@@ -88,8 +85,7 @@ def watch(work: Callable, seconds: float, folder: Path | None = None, total: int
 
     seen, since = 0, time.monotonic()
     threading.Thread(target=run, daemon=True).start()
-    options = {"unit": "B", "unit_scale": True, "leave": False, "delay": 1}
-    with tqdm(total=total, disable=not total, **options) as bar:
+    with tqdm(total=total, disable=not total, unit="B", unit_scale=1, leave=False, delay=1) as bar:
         while not wait([future], timeout=0.2).done:
             if folder and (now := size()) != seen:
                 bar.update(now - seen)
@@ -110,15 +106,3 @@ def missing_files(directory: Path) -> str:
 
 def _missing(names: Collection[str]) -> str:
     return ", ".join(name for name, some in _NEEDED.items() if not any(s in names for s in some))
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Without the libraries' progress bars; their setting is restored afterwards."""
-    bars = transformers_logging.is_progress_bar_enabled()
-    transformers_logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if bars:
-            transformers_logging.enable_progress_bar()

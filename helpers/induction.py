@@ -1,6 +1,5 @@
-"""Detectors of attention motifs on repeated random tokens: tensors in, one score a head out.
-
-All use the same layout: BOS at position 0, a block of n random tokens at 1 .. n, and the same block
+"""Detectors of attention motifs on repeated random tokens: tensors in, one score a head out. All
+use the same layout: BOS at position 0, a block of n random tokens at 1 .. n, and the same block
 again at n+1 .. 2n. At query n+j the token is the one of position j, so
 
     key j      the same token, one copy earlier       duplicate-token cell
@@ -19,14 +18,11 @@ Pattern = Float[Tensor, "batch head query key"]
 
 
 def repeated_tokens(model, n: int, batch: int, seed: int) -> Int[Tensor, "{batch} 2*{n}+1"]:
-    """BOS, then n random tokens twice: the text on which only looking back can help.
-
-    Every token of the tokenizer but the special ones is equally likely; every row has its own
-    block; `seed` is of a generator of its own. TypeError or ValueError where these are no ints,
-    n < 2, batch < 1, or 2n + 1 tokens do not fit the context.
-    Source: Elhage et al. 2021; Olsson et al. 2022 (arXiv 2209.11895)."""
-    longest = (model.cfg.n_ctx - 1) // 2  # 2n + 1 tokens must fit the context
-    inputs.expect_int("n", n, 2, longest)
+    """BOS, then n random tokens twice: the text on which only looking back can help. Every token
+    but the special ones is equally likely; every row has its own block; `seed` is of a generator of
+    its own. TypeError or ValueError where these are no ints, n < 2, batch < 1, or 2n + 1 tokens do
+    not fit the context. Source: Elhage et al. 2021; Olsson et al. 2022 (arXiv 2209.11895)."""
+    inputs.expect_int("n", n, 2, (model.cfg.n_ctx - 1) // 2)  # 2n + 1 tokens must fit the context
     inputs.expect_int("batch", batch, 1, 2**31)
     inputs.expect_int("seed", seed, 0, 2**63 - 1)
     bos = model.to_tokens("a", prepend_bos=True)[0, 0].item()
@@ -39,11 +35,10 @@ def repeated_tokens(model, n: int, batch: int, seed: int) -> Int[Tensor, "{batch
 
 
 def induction_scores(pattern: Pattern, n: int) -> Float[Tensor, "head"]:
-    """Mean attention from the second copy to the token *after* the first occurrence: to key
-    query - n + 1, over queries n+1 .. 2n and the batch. 1 for a perfect induction head, 0 for a
-    perfect duplicate-token head. TypeError or ValueError for wrong axes, an empty batch, NaN, or a
-    length that is not 2n + 1.
-    Source: Olsson et al. 2022 (arXiv 2209.11895), "prefix matching"."""
+    """Mean attention from the second copy to the token *after* the first occurrence: to key query -
+    n + 1, over queries n+1 .. 2n and the batch. 1 for a perfect induction head, 0 for a perfect
+    duplicate-token head. TypeError or ValueError for wrong axes, an empty batch, NaN, or a length
+    that is not 2n + 1. Source: Olsson et al. 2022 (arXiv 2209.11895), "prefix matching"."""
     return _stripe(pattern, n, back=n - 1)
 
 
@@ -54,11 +49,9 @@ def duplicate_token_scores(pattern: Pattern, n: int) -> Float[Tensor, "head"]:
 
 
 def previous_token_scores(pattern: Pattern, mask: Mask = None) -> Float[Tensor, "head"]:
-    """Mean attention to the position just before, over each row's tokens from the third on.
-
-    The first has no position before it, and the second only BOS, which many heads attend to anyway.
-    Works on any text of three tokens or more; `mask` as in `helpers.metrics`, for texts of several
-    lengths. Raises as `induction_scores`."""
+    """Mean attention to the position just before, over each row's tokens from the third on: the
+    first has none before it, the second only BOS, which many heads attend to anyway. Works on any
+    text of three tokens or more; `mask` as in `helpers.metrics`. Raises as `induction_scores`."""
     batch, _, length, _ = _checked(pattern).shape
     mask = torch.ones(batch, length, dtype=torch.bool) if mask is None else mask
     real = inputs.expect_mask(mask, batch, length).to(pattern.device)

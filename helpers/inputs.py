@@ -17,8 +17,7 @@ def expect_axes(name: str, value: Tensor, axes: str, **sizes: int) -> None:
     _expect_numbers(name, value)
     names, shape = axes.split(), tuple(value.shape)
     if len(shape) != len(names):
-        fix = f"got shape {shape}; add or drop an axis (x[None], x[0]) so that they match"
-        raise ValueError(f"{name}: expected the {len(names)} axes [{axes}], {fix}")
+        raise ValueError(f"{name}: expected axes [{axes}], got shape {shape}; use x[None] or x[0]")
     if 0 in shape:
         raise ValueError(f"{name}: axis {names[shape.index(0)]!r} is empty (shape {shape})")
     for axis, size in sizes.items():
@@ -35,8 +34,7 @@ def expect_finite(name: str, value: Tensor, kinds: Sequence[torch.dtype] = FLOAT
     if math.isfinite(value.sum().item()):  # then so is every entry; this takes a tenth of the time
         return
     if bad := int((~torch.isfinite(value)).sum()):  # none where only the sum is too large
-        where = f"{bad} of {value.numel()} entries"
-        raise ValueError(f"{name}: {where} are NaN or infinite; find where they begin")
+        raise ValueError(f"{name}: {bad} of {value.numel()} are NaN or infinite; find the first")
 
 
 def expect_int(name: str, value: int, least: int, most: int) -> None:
@@ -48,16 +46,14 @@ def expect_int(name: str, value: int, least: int, most: int) -> None:
 
 
 def expect_ids(d_vocab: int, batch: int | None = None, **ids: Tensor) -> None:
-    """Integer token ids (32 or 64 bits) of a vocabulary of `d_vocab`, by name; where there is a
-    `batch`, one for each row of it."""
+    """Token ids of a vocabulary of `d_vocab`, by name; with a `batch`, one for each row of it."""
     for name, value in ids.items():
         if batch is not None:
             expect_axes(name, value, "batch", batch=batch)
         _expect_numbers(name, value)
         if value.dtype not in IDS:
             raise TypeError(f"{name}: expected a tensor of integer token ids, got {value.dtype}")
-        bad = value[(value < 0) | (value >= d_vocab)]
-        if len(bad):
+        if len(bad := value[(value < 0) | (value >= d_vocab)]):
             reason = f"is out of range 0 to {d_vocab - 1}; was it made with another tokenizer?"
             raise ValueError(f"{name}: token id {bad[0].item()} {reason}")
 
@@ -76,8 +72,7 @@ def expect_prompt(name: str, tokens: Tensor, model) -> None:
     """`tokens` is one prompt of this model's ids, without padding."""
     expect_axes(name, tokens, "batch pos")
     if len(tokens) != 1:
-        fix = "take one after the other and average the results"
-        raise ValueError(f"{name}: expected one prompt, got {len(tokens)}; {fix}")
+        raise ValueError(f"{name}: expected one prompt, got {len(tokens)}; average them in a loop")
     expect_ids(model.cfg.d_vocab, **{name: tokens})
     tokenizer = getattr(model, "tokenizer", None)
     pad, bos = (getattr(tokenizer, f"{kind}_token_id", None) for kind in ("pad", "bos"))
@@ -117,8 +112,7 @@ def expect_texts(name: str, texts: Sequence[str]) -> Sequence[str]:
 
 
 def expect_activation(cache, name: str, model, **sizes: int) -> Tensor:
-    """`cache[name]`, finite and of the shape that this model gives it, batch axis included; `sizes`
-    of "batch" and "pos" where they are known."""
+    """`cache[name]`, finite, of this model's shape, and of the `sizes` "batch" and "pos" given."""
     if name not in cache:
         there = "" if name in model.hook_dict else f" ({model.cfg.architecture} has no such hook)"
         fix = "run run_with_cache again without names_filter, on the same model"

@@ -1,8 +1,6 @@
-"""What to measure at the output: logit difference, rank, log-probability, divergence.
-
-Logits alone do not show which of them are at padding. Where rows differ in length, hand over the
-`mask` too: True or 1 where a token is none, as `helpers.prompts.tokenize_batch` or a tokenizer's
-`attention_mask` has it, for padding on either side."""
+"""What to measure at the output: logit difference, rank, log-probability, divergence. Logits do not
+show which of them are at padding. Where rows differ in length, give the `mask` too: True or 1 where
+a token is none, as in `helpers.prompts.tokenize_batch` or an `attention_mask`, on either side."""
 
 from collections.abc import Callable
 
@@ -19,8 +17,7 @@ Mask = Bool[Tensor, "batch pos"] | Int[Tensor, "batch pos"] | None
 
 
 class LastToken:
-    """A metric that is handed the logits of the last position only, and of some tokens only.
-
+    """A metric that is handed the logits of the last position only, and of some tokens only:
     `function` gives one number a row from `[rows, tokens]`, in the order of the ids `tokens` (None:
     all). Called with all logits it takes these out itself, so rows must be of one length; a sweep
     of `helpers.patching` computes no others. TypeError or ValueError where `tokens` are no ids."""
@@ -53,21 +50,18 @@ def logit_diff(
     logits: Logits, answer: Ids, distractor: Ids, mask: Mask = None
 ) -> Float[Tensor, "batch"]:
     """logit(answer) - logit(distractor) at each row's last token, in nats: the log of their odds.
-
-    Positive means that the answer is preferred. What all logits share (their level, the softmax'
-    normaliser) cancels. TypeError or ValueError for wrong axes, an empty batch, ids out of range,
-    NaN or infinity. Source: Wang et al. 2022 (arXiv 2211.00593); preferred to probability by Zhang
-    & Nanda 2023 (arXiv 2309.16042)."""
+    Positive: the answer is preferred. What all logits share (the softmax' normaliser) cancels.
+    TypeError or ValueError for wrong or empty axes, ids out of range, NaN or infinity. Source: Wang
+    et al. 2022 (arXiv 2211.00593); why not probability, Zhang & Nanda 2023 (arXiv 2309.16042)."""
     last = _last(logits, mask, answer=answer, distractor=distractor)
     return (last.gather(1, answer[:, None]) - last.gather(1, distractor[:, None]))[:, 0]
 
 
 def normalise(value: Tensor, clean: Tensor | float, corrupted: Tensor | float) -> Tensor:
-    """(value - corrupted) / (clean - corrupted): 0 is the corrupted run, 1 the clean run.
-
-    `value` is a metric after patching; `clean` and `corrupted` the same on the two runs. Unitless;
-    a patch can overshoot. TypeError where one is no number; ValueError where the two are equal to
-    within 1e-6, or not finite. Source: Wang et al. 2022 (arXiv 2211.00593), section 3."""
+    """(value - corrupted) / (clean - corrupted): 0 is the corrupted run, 1 the clean run. The value
+    is a metric after patching; `clean` and `corrupted` the same on the two runs. Unitless; a patch
+    can overshoot. TypeError where one is no number; ValueError where the two are equal to within
+    1e-6, or not finite. Source: Wang et al. 2022 (arXiv 2211.00593), section 3."""
     high, low = inputs.expect_number("clean", clean), inputs.expect_number("corrupted", corrupted)
     if abs(high - low) < 1e-6:
         fix = "so there is nothing to recover; choose a corruption that changes the answer"
@@ -89,13 +83,12 @@ def next_token_log_probs(
     `[b, i]` is for `tokens[b, i + 1]`, and its negative is the loss there; NaN where one of the two
     is padding, so use `nanmean`. Raises as `logit_diff`, and where batch or length differ."""
     inputs.expect_axes("logits", logits, "batch pos d_vocab")
-    inputs.expect_finite("logits", logits)
     batch, pos, d_vocab = logits.shape
     inputs.expect_axes("tokens", tokens, "batch pos", batch=batch, pos=pos)
     inputs.expect_ids(d_vocab, tokens=tokens)
     if pos < 2:
         raise ValueError("tokens: one position has no next token; give at least two")
-    found = _log_softmax(logits[:, :-1]).gather(-1, tokens[:, 1:, None])[..., 0]
+    found = _log_softmax("logits", logits)[:, :-1].gather(-1, tokens[:, 1:, None])[..., 0]
     if mask is None:
         return found
     real = inputs.expect_mask(mask, batch, pos)
@@ -107,26 +100,23 @@ def kl_divergence(
 ) -> Float[Tensor, "*axes"]:
     """KL(P || Q) in nats, where P has these `logits` and Q has `other`'s; 0 where they agree: the
     sum of P (log P - log Q), in float32 at least. TypeError or ValueError where they are no
-    floating-point numbers, differ in shape, or hold NaN or infinity.
-    Source: Kullback & Leibler 1951."""
-    inputs.expect_finite("logits", logits)
-    inputs.expect_finite("other", other)
-    if logits.shape != other.shape:
+    floating-point numbers, differ in shape, or are not finite. Source: Kullback & Leibler 1951."""
+    log_p, log_q = _log_softmax("logits", logits), _log_softmax("other", other)
+    if log_p.shape != log_q.shape:
         both = f"logits {tuple(logits.shape)} and other {tuple(other.shape)}"
         raise ValueError(f"{both} differ in shape; nothing is broadcast here")
-    log_p, log_q = _log_softmax(logits), _log_softmax(other)
     return (log_p.exp() * (log_p - log_q)).sum(-1).clamp(min=0)  # rounding may dip below
 
 
 def entropy(logits: Float[Tensor, "*axes d_vocab"]) -> Float[Tensor, "*axes"]:
     """Entropy of the next-token distribution in nats: 0 is certain, log(d_vocab) knows nothing.
     Raises as `kl_divergence`. Source: Shannon 1948."""
-    inputs.expect_finite("logits", logits)
-    log_p = _log_softmax(logits)
+    log_p = _log_softmax("logits", logits)
     return -(log_p.exp() * log_p).sum(-1)
 
 
-def _log_softmax(logits: Tensor) -> Tensor:
+def _log_softmax(name: str, logits: Tensor) -> Tensor:
+    inputs.expect_finite(name, logits)
     return logits.to(torch.promote_types(logits.dtype, torch.float32)).log_softmax(-1)
 
 

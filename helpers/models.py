@@ -1,6 +1,5 @@
-"""Load the model a notebook works on: the embedded one, a real one, a hub model, a local one.
-
-What is here needs no network; `python -m helpers.models NAME` fetches it ahead of time."""
+"""Load the model a notebook works on: the embedded one, a real one, a hub model, a local one. What
+is here needs no network; `python -m helpers.models NAME` fetches it ahead of time."""
 
 import os
 import re
@@ -15,11 +14,10 @@ from transformer_lens.model_bridge import TransformerBridge
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from helpers import smollm2
-from helpers.hub import ADVICE, cached, download, missing_files, quiet
+from helpers.hub import ADVICE, cached, download, missing_files
 
 EMBEDDED = "tutorial-4l"
 EMBEDDED_DIRECTORY = Path(__file__).parent / "tutorial_4l"
-ALIASES = {"gpt2-small": "gpt2"}  # the name in older tutorials
 # Nats by which log-probabilities may differ from plain transformers'; half precision rounds more.
 NEAR = {torch.float32: 1e-3, torch.float64: 1e-3, torch.float16: 0.5, torch.bfloat16: 3.0}
 # 5.24 hands a layer its key-value cache under a name that transformer_lens 4.3 does not read.
@@ -40,23 +38,21 @@ def load_model(
 
     Processed: transformer_lens' compatibility mode (norms folded, weights centred) leaves
     log-probabilities as they were; logits shift by a constant per position. Checked: a forward pass
-    and a step with the key-value cache against plain transformers. Parameters require grad, and
-    every text is read with BOS in front.
+    and a step with the key-value cache against plain transformers. Parameters require grad, every
+    text is read with BOS in front, and the embedded model sets torch to one thread: much faster.
 
     Args:
-        name: None for the environment variable TUTORIAL_MODEL or, where that is unset or empty,
-            "tutorial-4l", the embedded model; "smollm2-135m", a real one (docs/smollm2-135m.md);
+        name: "tutorial-4l", the embedded model; "smollm2-135m", a real one (docs/smollm2-135m.md);
             a hub name ("gpt2", "owner/name"); a directory or a .gguf file with a tokenizer in it: a
-            Path, a string like "./x" or "/x", or "x" where there is such a directory.
+            Path, a string like "./x" or "/x", or "x" where there is such a directory. None for the
+            environment variable TUTORIAL_MODEL or, where that is unset or empty, "tutorial-4l".
         device: None for CUDA where there is one, else the CPU.
         device_map: instead of `device`, how accelerate is to spread a model over several, with what
             is on "disk" in `offload_folder`; such a model is not checked (docs/large-models.md).
 
-    Raises TypeError or ValueError for a name, device or dtype that cannot be used, and for weights
-    that do not fit; FileNotFoundError where a file is missing; ConnectionError for no copy here, no
-    answer from outside in 10 s, or a download that stands still (noticed after 2 to 4 minutes);
-    RuntimeError where the model computes something else here than in plain transformers. The
-    embedded model sets torch to one thread: much faster for so small a one on a busy machine."""
+    TypeError or ValueError for a name, device, dtype or weights that cannot be used;
+    FileNotFoundError for a missing file; ConnectionError for no copy here, no answer in 10 s, or a
+    standstill of 2 to 4 minutes; RuntimeError where plain transformers computes something else."""
     if device is not None and device_map is not None:
         raise ValueError(f"device {device!r} and a device_map: give one of them")
     device = _checked(device, dtype)
@@ -64,8 +60,7 @@ def load_model(
     identity, path = _locate(name)
     if identity == EMBEDDED:
         torch.set_num_threads(1)
-    spread = {"device_map": device_map, "offload_folder": offload_folder}
-    model = _boot(path, dtype, device, spread if device_map is not None else None)
+    model = _boot(path, dtype, device, device_map, offload_folder)
     model.cfg.model_name = identity
     return model
 
@@ -84,53 +79,49 @@ def describe(model: TransformerBridge) -> str:
 
 
 @torch.no_grad()
-def _boot(path: Path, dtype: torch.dtype, device="cpu", spread: dict | None = None):
+def _boot(path: Path, dtype: torch.dtype, device="cpu", device_map=None, offload_folder=None):
     """The model in a directory or .gguf file: read by transformers, wrapped, processed, checked."""
     directory, source = path, {"local_files_only": True}
     if path.is_file():
         directory, source["gguf_file"] = path.parent, path.name
     # Attention is "eager" as the bridge's own is, so that rounding is alike.
-    options = {"attn_implementation": "eager", "use_safetensors": True, "dtype": dtype} | source
-    options |= spread or {"device_map": None}
+    options = {"attn_implementation": "eager", "use_safetensors": True, "output_loading_info": True}
+    options |= {"dtype": dtype, "device_map": device_map, "offload_folder": offload_folder}
     try:
-        with quiet():
-            tokenizer = AutoTokenizer.from_pretrained(directory, add_bos_token=True, **source)
-            load = AutoModelForCausalLM.from_pretrained
-            network, info = load(directory, output_loading_info=True, **options)
-            # transformers fills a gap with random numbers.
-            if lacking := sorted(map(str, [*info["missing_keys"], *info["mismatched_keys"]])):
-                gap = f"{len(lacking)} are missing or of another shape, such as {lacking[0]}"
-                raise ValueError(f"the weights do not fit the model's configuration: {gap}")
-            placed = {"dtype": dtype, "device": None if spread else device}
-            network = network if spread else network.to(device)
-            parts = set(map(str, (getattr(network, "hf_device_map", None) or {}).values()))
-            eighth = network.config.get_text_config().vocab_size // 8  # any six tokens will do
-            ids = torch.arange(1, 7, device=network.device)[None] * eighth
-            right = network(ids).logits if len(parts) < 2 else None
-            boot = TransformerBridge.boot_transformers
-            model = boot(str(directory), hf_model=network, tokenizer=tokenizer, **placed)
-            # Once: it rewrites the weights, where they are all in reach.
-            kept = getattr(network.config, smollm2.PROCESSED, False) or parts & {"cpu", "disk"}
-            model.enable_compatibility_mode(no_processing=bool(kept))
-            model.eval().cfg.default_prepend_bos = True  # else model(text) is without, for some
-            if right is not None:
-                _compare(model, ids, right)
-            return model
+        tokenizer = AutoTokenizer.from_pretrained(directory, add_bos_token=True, **source)
+        network, info = AutoModelForCausalLM.from_pretrained(directory, **options, **source)
+        # transformers fills a gap with random numbers.
+        if lacking := sorted(map(str, [*info["missing_keys"], *info["mismatched_keys"]])):
+            gap = f"{len(lacking)} are missing or of another shape, such as {lacking[0]}"
+            raise ValueError(f"the weights do not fit the model's configuration: {gap}")
+        placed = {"dtype": dtype, "device": device if device_map is None else None}
+        network = network.to(device) if device_map is None else network
+        parts = set(map(str, (getattr(network, "hf_device_map", None) or {}).values()))
+        eighth = network.config.get_text_config().vocab_size // 8  # any six tokens will do
+        ids = torch.arange(1, 7, device=network.device)[None] * eighth
+        right = network(ids).logits if len(parts) < 2 else None
+        boot = TransformerBridge.boot_transformers
+        model = boot(str(directory), hf_model=network, tokenizer=tokenizer, **placed)
+        # Once: it rewrites the weights, where they are all in reach.
+        kept = getattr(network.config, smollm2.PROCESSED, False) or parts & {"cpu", "disk"}
+        model.enable_compatibility_mode(no_processing=bool(kept))
+        model.eval().cfg.default_prepend_bos = True  # else model(text) is without, for some
+        if right is not None:
+            _compare(model, ids, right)
+        return model
     except Exception as error:
         error.add_note(f"while loading the model in {path}")
         raise
 
 
 def _compare(model, ids: Int[Tensor, "1 pos"], right: Float[Tensor, "1 pos d_vocab"]) -> None:
-    """Raise where the model does not answer as plain transformers did, at once and with the cache
-    that `generate` uses (Mamba has none)."""
+    """Raise where the model answers unlike transformers', at once or with `generate`'s cache."""
     cached = {"use_cache": True} if getattr(model.adapter, "supports_kv_cache", True) else {}
     logits, past = model(ids[:, :-1], return_type="logits_and_cache", **cached)
-    answers = {"a forward pass": (logits, right[:, :-1])}
+    answers, limit = {"a forward pass": (logits, right[:, :-1])}, NEAR[model.cfg.dtype]
     if cached and past is not None:
         step = model(ids[:, -1:], past_key_values=past)
         answers["a step with the key-value cache"] = (step, right[:, -1:])
-    limit = NEAR[model.cfg.dtype]
     for what, both in answers.items():
         found, expected = (logits.float().log_softmax(-1) for logits in both)
         off = (found - expected).abs().max().item()
@@ -152,8 +143,7 @@ def _checked(device: str | torch.device | None, dtype: torch.dtype) -> str:
     try:
         torch.zeros(1, device=device).item()  # a device that is there and computes
     except (RuntimeError, AssertionError) as error:
-        why = f'cannot be used ({error}): leave it out, or use device="cpu"'
-        raise ValueError(f"device {str(device)!r} {why}") from None
+        raise ValueError(f'device {device!r}: {error}; leave it out, or use "cpu"') from None
     if dtype not in NEAR:
         kind = ValueError if isinstance(dtype, torch.dtype) else TypeError
         raise kind(f"dtype must be one of {', '.join(map(str, NEAR))}; got {dtype!r}")
@@ -167,24 +157,21 @@ def _locate(name: str | os.PathLike[str]) -> tuple[str, Path]:
         raise TypeError(f"name must be a string, a path or None; got {name!r}")
     if not text:
         raise ValueError(f"name is an empty string. {ADVICE}")
-    path = Path(text).expanduser()
-    if isinstance(name, str):
-        official = ALIASES.get(name, name)
-        if official == EMBEDDED:
-            return EMBEDDED, EMBEDDED_DIRECTORY
-        if official == smollm2.NAME:
-            return smollm2.NAME, smollm2.files(lambda gguf: _boot(gguf, torch.float32))
-        local = path.is_dir() or path.suffix == ".gguf"
-        if official == "gpt2" or (_HUB_NAME.fullmatch(name) and not local):
-            return official, cached(official) or download(official)
+    if name == EMBEDDED:
+        return EMBEDDED, EMBEDDED_DIRECTORY
+    if name == smollm2.NAME:
+        return smollm2.NAME, smollm2.files(lambda gguf: _boot(gguf, torch.float32))
+    path, official = Path(text).expanduser(), "gpt2" if name == "gpt2-small" else name
+    local = not isinstance(name, str) or path.is_dir() or path.suffix == ".gguf"
+    if official == "gpt2" or (not local and _HUB_NAME.fullmatch(name)):
+        return official, cached(official) or download(official)
     problem = "" if path.is_file() and path.suffix == ".gguf" else "is no directory or .gguf file"
     if path.is_dir() and (problem := missing_files(path)):
         problem = f"lacks {problem}, which the model's and the tokenizer's save_pretrained write. "
         problem += "Pickled weights (*.bin) are never read: unpickling can run any code"
     if problem:
         raise FileNotFoundError(f"{name!r}: {path.absolute()} {problem}. {ADVICE}")
-    in_path_form = text.startswith((".", "~")) or path.is_absolute()
-    return text if in_path_form else f"./{text}", path
+    return text if text.startswith((".", "~")) or path.is_absolute() else f"./{text}", path
 
 
 if __name__ == "__main__":

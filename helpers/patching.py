@@ -1,7 +1,6 @@
-"""Activation patching: copy one clean activation into the corrupted run and read the metric.
-
-`transformer_lens.patching` has the same four sweeps, one run of the whole model a cell; the ones
-here give the same numbers in a small part of the time (tools/benchmarks) and check their input."""
+"""Activation patching: copy one clean activation into the corrupted run and read the metric. The
+four sweeps of `transformer_lens.patching` run the whole model once a cell; the ones here give the
+same numbers in a small part of the time (tools/benchmarks) and check their input."""
 
 from functools import partial
 
@@ -26,7 +25,6 @@ def patch_residual(
     holds every activation of the clean run, of the same length. `metric` goes from logits `[rows,
     pos, d_vocab]` to one number a row; of a `helpers.metrics.LastToken`, such as a pair's
     `logit_diff`, only the logits that it reads are computed. `options`: `max_bytes`, as `sweep`.
-
     Returns the metric after patching layer l, position p, in its unit. Denoising: what suffices to
     bring the clean answer back (Heimersheim & Nanda 2024, arXiv 2404.15255); for noising exchange
     the runs. TypeError or ValueError for more than one prompt, padding, ids out of range, another
@@ -60,15 +58,13 @@ def patch_head_positions(
 def attribution_patch(
     model, corrupted_tokens: Int[Tensor, "1 pos"], clean_cache, metric: Metric, what="residual"
 ) -> Float[Tensor, "*grid"]:
-    """The linear estimate of a sweep minus the corrupted metric, from one backward pass.
-
-    (clean - corrupted) . d metric / d activation, with the gradient of the corrupted run, in the
-    metric's unit. A screen, to be verified: it fails where the model from here on is far from
-    linear, above all in the first layers. The library's `attribution_patch` estimates nodes and
-    edges; this one gives the exact sweep's own grid. `what` is "residual", "blocks", "heads" or
-    "head_positions"; the rest as `patch_residual`.
-    Source: Nanda 2023, "Attribution patching"; Syed et al. 2023 (arXiv 2310.10348); where it fails:
-    Kramar et al. 2024 (arXiv 2403.00745)."""
+    """The linear estimate of a sweep minus the corrupted metric, from one backward pass: (clean -
+    corrupted) . d metric / d activation, with the gradient of the corrupted run, in the metric's
+    unit. A screen, to be verified: it fails where the model from here on is far from linear, above
+    all in the first layers (Kramar et al. 2024, arXiv 2403.00745). The library's
+    `attribution_patch` estimates nodes and edges; this one gives the exact sweep's own grid. `what`
+    is "residual", "blocks", "heads" or "head_positions"; the rest as `patch_residual`.
+    Source: Nanda 2023, "Attribution patching"; Syed et al. 2023 (arXiv 2310.10348)."""
     cells, shape = grid(model, corrupted_tokens, what)
     names = _check(model, corrupted_tokens, clean_cache, cells)
     kept: dict[str, Tensor] = {}
@@ -93,10 +89,9 @@ def attribution_patch(
 def sweep(
     model, corrupted_tokens: Int[Tensor, "1 pos"], clean_cache, metric, cells, max_bytes=MAX_BYTES
 ) -> Float[Tensor, "cells"]:
-    """The metric after patching each of a list of `Cell` by itself, in the order of `cells`.
-
-    The model decides which engine computes it. `max_bytes` is about how much memory a pass may
-    take; there are as many passes as that needs. The rest and errors as `patch_residual`."""
+    """The metric after patching each of a list of `Cell` by itself, in the order of `cells`. The
+    model decides which engine computes it. `max_bytes` is about how much memory a pass may take;
+    there are as many passes as that needs. The rest and errors as `patch_residual`."""
     _check(model, corrupted_tokens, clean_cache, cells)
     positions = corrupted_tokens.shape[1]
     engine = sparse if sparse.supports(model, positions) else hooks
@@ -104,14 +99,11 @@ def sweep(
     # In the order in which a model comes to them:
     order = sorted(range(len(cells)), key=lambda i: (cells[i].layer, SITES.index(cells[i].site)))
     values = []
-    with tqdm(total=len(cells), unit="cell", delay=2, leave=False) as bar:
-        for start in range(0, len(cells), at_once):
-            chunk = [cells[i] for i in order[start : start + at_once]]
-            measured = engine.measure(model, corrupted_tokens, clean_cache, chunk, metric)
-            values.append(_measured(measured, len(chunk)))
-            bar.update(len(chunk))
-    rows = torch.cat(values)
-    return rows[torch.tensor(order).argsort()]
+    for start in tqdm(range(0, len(cells), at_once), unit="pass", delay=2, leave=False):
+        chunk = [cells[i] for i in order[start : start + at_once]]
+        measured = engine.measure(model, corrupted_tokens, clean_cache, chunk, metric)
+        values.append(_measured(measured, len(chunk)))
+    return torch.cat(values)[torch.tensor(order).argsort()]
 
 
 def grid(model, tokens: Int[Tensor, "1 pos"], what: str) -> tuple[list[Cell], tuple[int, ...]]:

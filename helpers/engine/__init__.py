@@ -1,11 +1,9 @@
-"""How a patching sweep is computed. Not a lesson: the lesson is `helpers.patching`.
-
-Every cell of a grid is one patched run. Two engines give the metric of each:
+"""How a patching sweep is computed. Not a lesson: the lesson is `helpers.patching`. Every cell of a
+grid is one patched run. Two engines give the metric of each:
 
 - `hooks`: all runs side by side as rows of one batch, patched by hooks; right on every model;
-- `sparse`: only the states that a patch has changed, by the model's own modules and
-  `architecture.query_key_value`; for the blocks that are known there, as long as no hook, adapter
-  or replaced part is in place. An order of magnitude less to compute."""
+- `sparse`: only the states that a patch has changed, by the model's own modules: an order of
+  magnitude less to compute; for blocks that `architecture` knows, not replaced and not hooked."""
 
 from typing import NamedTuple
 

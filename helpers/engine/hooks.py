@@ -1,7 +1,6 @@
-"""The engine for every model: each cell is a row of one batch, patched by a hook on its layer.
-
-All rows run from the first layer to the last: a batch that grows at the patched layer fails where
-a model keeps something of the input's batch size, as BLOOM's ALiBi or OPT's flattened MLP."""
+"""The engine for every model: each cell is a row of one batch, patched by a hook on its layer. All
+rows run from the first layer to the last: a batch that grows at the patched layer fails where a
+model keeps something of the input's batch size, as BLOOM's ALiBi or OPT's flattened MLP."""
 
 from functools import partial
 

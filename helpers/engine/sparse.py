@@ -11,9 +11,8 @@ looks back only. Only the others, *live* ones, are computed. For a patch of posi
     at the output    .  .  .  .  x    a LastToken metric reads only here
 
 The live states of all runs are the rows of one matrix; a table says which row holds which state
-(the corrupted run's, where one is not live). Norm, MLP and unembedding act on one position at a
-time, so the model's own modules take rows as they are; only attention mixes positions, and for it
-each run is put together by the table."""
+(the corrupted run's, where one is not live). Norm, MLP and unembedding act on each position, so
+the model's own modules take rows; for attention, which mixes them, the table puts runs together."""
 
 from dataclasses import dataclass
 
@@ -96,10 +95,7 @@ def measure(
 ) -> Float[Tensor, "cells"]:
     """The metric of each cell's run. The cells come sorted by layer and, within one, as `SITES`."""
     positions = np.arange(tokens.shape[1])
-    stream = plain(model.embed)(tokens[0])
-    if hasattr(model, "pos_embed"):
-        stream = stream + plain(model.pos_embed)(torch.from_numpy(positions).to(tokens.device))
-    live = Live(stream, positions[None], positions)
+    live = Live(architecture.embed(model, tokens[0]), positions[None], positions)
 
     def patched(activation: Tensor, layer: int, site: str) -> Tensor:
         if not (here := [cell for cell in cells if (cell.layer, cell.site) == (layer, site)]):
@@ -124,11 +120,9 @@ def measure(
 
 
 def attention(model, layer: int, live: Live, last_only: bool) -> Float[Tensor, "run query width"]:
-    """Each run's `z`, heads side by side: at every position, or at the last alone.
-
-    Queries, keys and values are computed once a row; the table hands them to the runs."""
+    """Each run's `z`, heads side by side: at every position, or at the last alone. Queries, keys
+    and values are computed once a row; the table hands them to the runs."""
     at = torch.from_numpy(live.at).to(live.stream.device)
-    # (1, head, row, d_head) each:
     heads = architecture.query_key_value(model, layer, live.stream[None], at)
     q, k, v = (each[0].transpose(0, 1).flatten(1) for each in heads)  # (row, head * d_head)
     asked = live.table[:, -1:] if last_only else live.table

@@ -11,7 +11,9 @@ ADD = 'stream = stream + cache["attn_out", i] + cache["mlp_out", i]'
 REBUILD = "def rebuild(start, cache, layer): return "
 
 WRITE = "z[:, -1, head] = 0.0"
-RUN = 'model.run_with_hooks(tokens, fwd_hooks=[(f"blocks.{layer}.attn.hook_z", remove)])'
+RUN = 'return model.run_with_hooks(tokens, fwd_hooks=[(f"blocks.{layer}.attn.hook_z", remove)])'
+ADDED = 'model.add_hook(f"blocks.{layer}.attn.hook_z", remove)'
+STAYS = "model.add_hook('ln_final.hook_in', lambda x, hook: x)"
 
 RANDOM = "tokens = torch.randint(1, model.cfg.d_vocab, (8, 40))"
 BACK = "patterns.diagonal(offset=-1, dim1=-2, dim2=-1)[..., 1:]"
@@ -33,6 +35,8 @@ SHARES = f"""def neuron_shares(model, cache, layer):
     return {SHARE}
 """
 
+VALUES = 'query_key_value(model, layer, cache["resid_pre", layer])[2][0]'
+STORED = 'cache["v", layer][0].transpose(0, 1)'
 PATTERN = 'cache["pattern", layer][0][..., None]'
 MOVED = f"return {PATTERN} * written[:, None]"
 EACH = "return torch.einsum('hqk,hkd,hdm->hqkm', cache['pattern', layer][0], v, model.W_O[layer])"
@@ -43,8 +47,7 @@ MESSAGES = f"""def messages(model, cache, layer):
 
 RIGHT = {
     "1.1": [
-        ".numpy()",
-        ".tolist()",
+        *".numpy() .tolist()".split(),
         mean("resid[:, 1:].norm(dim=-1).mean(-1)"),
         mean("torch.linalg.vector_norm(resid, dim=2)[:, 1:].mean(1)"),
         mean("resid.double()[:, 1:].square().sum(-1).sqrt().mean(1)"),
@@ -54,9 +57,7 @@ RIGHT = {
         "mean_norm = lambda x: torch.einsum('bpd,bpd->bp', x, x).sqrt()[:, 1:].mean(1)",
     ],
     "1.2": [
-        ".double()",
-        ".numpy()",
-        ".tolist()",
+        *".double() .numpy() .tolist()".split(),
         (ADD, 'stream += cache["attn_out", i]\n        stream += cache["mlp_out", i]'),
         (ADD, 'stream = stream.double() + cache["attn_out", i] + cache["mlp_out", i]'),
         (ADD, 'stream = stream + cache[f"blocks.{i}.hook_mlp_out"] + cache["attn_out", i]'),
@@ -71,25 +72,16 @@ RIGHT = {
     return start + cache["attn_out", layer] + cache["mlp_out", layer]""",
     ],
     "1.3": [
-        ".double()",
-        ".numpy()",
+        *".double() .numpy()".split(),
         ("        z = z.clone()\n", ""),
         (WRITE, "z[:, -1, head] *= 0"),
         (WRITE, "z[:, -1, head] = torch.zeros_like(z[:, -1, head])"),
         (WRITE, "keep = torch.ones_like(z)\n        keep[:, -1, head] = 0\n        z = z * keep"),
-        (RUN, f"torch.cat([{RUN.replace('tokens', 'row[None]')} for row in tokens])"),
+        (RUN, f"{ADDED}\n    logits = model(tokens)\n    model.reset_hooks()\n    return logits"),
         """def ablate_last(model, tokens, layer, head):
     from helpers.ablation import ablate
     with ablate(model, [(layer, head)], positions=[-1]):
         return model(tokens)""",
-        """def ablate_last(model, tokens, layer, head):
-    def remove(z, hook):
-        z[:, -1, head] = 0
-    model.add_hook(f"blocks.{layer}.attn.hook_z", remove)
-    try:
-        return model(tokens)
-    finally:
-        model.reset_hooks()""",
     ],
     "1.4": [
         (f"return {BEST}", f"return list({BEST})"),
@@ -111,11 +103,6 @@ RIGHT = {
             p = cache["pattern", i][:, h].mean(0)
             scores[i, h] = sum(p[q, q - 1].item() for q in range(2, 40))
     return max(scores, key=scores.get)""",
-        """def previous_token_head(model):
-    _, cache = model.run_with_cache(torch.randint(1, model.cfg.d_vocab, (8, 40)))
-    patterns = torch.stack([cache["pattern", i] for i in range(model.cfg.n_layers)]).mean(1)
-    back = torch.einsum("lhqk, qk -> lh", patterns, torch.eye(40).roll(-1, 1))
-    return divmod(back.argmax().item(), model.cfg.n_heads)""",
     ],
     "1.5": [
         ".item()",
@@ -126,28 +113,13 @@ RIGHT = {
         (SHARE, "torch.stack([write @ total for write in writes]) / total.square().sum()"),
         ("post[:, 0, neurons] = 0.0", "for n in neurons: post[0, 0, n] = 0"),
         (GONE, "neuron_shares(model, cache, layer).argsort(descending=True)[:count]"),
-        (
-            "with model.hooks(fwd_hooks=[",
-            'lost = cache["post", layer][0, 0, neurons] @ model.W_out[layer][neurons]\n'
-            '    return (cache["resid_post", layer][0, 0] - lost).norm()\n'
-            "    with model.hooks(fwd_hooks=[",
-        ),
     ],
     "1.6": [
-        ".double()",
-        ".numpy()",
-        ".tolist()",
+        *".double() .numpy() .tolist()".split(),
         (MOVED, EACH),
         (MOVED, f"return {PATTERN}.double() * written[:, None].double()"),
-        (
-            "written = v @ model.W_O[layer]",
-            "written = torch.stack([*map(torch.mm, v, model.W_O[layer])])",
-        ),
-        (
-            'query_key_value(model, layer, cache["resid_pre", layer])[2][0]',
-            'cache["v", layer][0].transpose(0, 1)\n'
-            "    v = v.repeat_interleave(model.cfg.n_heads // len(v), 0)",
-        ),
+        ("v @ model.W_O[layer]", "torch.stack([*map(torch.mm, v, model.W_O[layer])])"),
+        (VALUES, f"{STORED}.repeat_interleave(model.cfg.n_heads // cache['v', layer].shape[2], 0)"),
         (".norm(dim=-1)", ".square().sum(-1).sqrt()"),
         ("lengths / lengths.sum(dim=-1, keepdim=True)", "lengths / lengths.sum(-1)[..., None]"),
     ],
@@ -180,11 +152,7 @@ MISTAKES = {
         (REBUILD + "undefined", "your code stopped with"),
     ],
     "1.3": [
-        (
-            "z = z.clone()\n        z[:, -1, head] = 0.0",
-            "z.clone()[:, -1, head] = 0",
-            "has changed",
-        ),
+        ("z[:, -1, head] = 0.0", "z.clone()[:, -1, head] = 0", "has changed"),
         ("[:, -1, head]", "[:, :, head]", "before the last position have changed"),
         ("[:, -1, head]", "[:, -1, 99]", "your code stopped with"),
         ("[:, -1, head]", "[:, -1]", "All heads of the layer"),
@@ -193,16 +161,9 @@ MISTAKES = {
         ("[:, -1, head]", "[0, -1, head]", "first prompt of the batch only"),
         ("= 0.0", "*= 0.5", "halved"),
         ("= 0.0", "= 1.0", "numbers differ"),
-        (
-            f"return {RUN}",
-            'model.add_hook(f"blocks.{layer}.attn.hook_z", remove)\n    return model(tokens)',
-            "a hook stays on the model",
-        ),
+        (RUN, f"{ADDED}\n    return model(tokens)", "a hook stays on the model"),
         ("(tokens, fwd", "(tokens[:1], fwd", "expected shape"),
-        (
-            "def ablate_last(model, tokens, layer, head): return model(tokens)",
-            "Nothing has changed",
-        ),
+        ("def ablate_last(model, tokens, *_): return model(tokens)", "Nothing has changed"),
     ],
     "1.4": [
         ("offset=-1", "offset=0", "attends to the token itself"),
@@ -212,16 +173,7 @@ MISTAKES = {
         ("def previous_token_head(model): return 'head 1'", "Return (layer, head)"),
         (BACK, "patterns[..., 2:, 0]", "another gives it"),
         (SEARCH + "found = search(model)\ndef previous_token_head(m): return found", "all heads"),
-        (
-            SEARCH + "at = search(model)[0]\n"
-            "def previous_token_head(model): return at, search(model)[1]",
-            "search all heads",
-        ),
-        (
-            RANDOM,
-            RANDOM + "\n    model.add_hook('blocks.0.attn.hook_pattern', lambda x, hook: x)",
-            "a hook stays on the model",
-        ),
+        (RANDOM, f"{RANDOM}; {STAYS}", "a hook stays on the model"),
         (f"return {BEST}", BEST, "does it end in `return`?"),
     ],
     "1.5": [
@@ -240,22 +192,13 @@ MISTAKES = {
         ("topk(count)", "topk(count, largest=False)", "smallest share"),
         ("= 0.0", "= 1.0", "you give"),
         ("[0, 0].norm()", "[0].norm()", "norm over all positions"),
-        (
-            "with model.hooks(fwd_hooks=[",
-            'model.add_hook(f"blocks.{layer}.mlp.hook_post", remove)\n'
-            "    with model.hooks(fwd_hooks=[",
-            "a hook stays on the model",
-        ),
+        ("with model.hooks(", f"{STAYS}\n    with model.hooks(", "a hook stays on the model"),
     ],
     "1.6": [
         (PATTERN, PATTERN.replace("cache", "0 * cache") + " + 1", "the pattern is not in it"),
         (MOVED, f"return ({MOVED[7:]}).transpose(1, 2)", "keys and queries are swapped"),
         ("    v = query", "    layer = 0\n    v = query", "use the argument `layer`"),
-        (
-            'query_key_value(model, layer, cache["resid_pre", layer])[2][0]',
-            'cache["v", layer][0].transpose(0, 1)',
-            "your code stopped with",
-        ),
+        (VALUES, STORED, "your code stopped with"),
         ("[2][0]", "[1][0]", "numbers differ"),
         ("written = v @ model.W_O[layer]", "written = v", "expected shape"),
         (MESSAGES + "def position_0(*_): return ...", "step 2 is still to do"),

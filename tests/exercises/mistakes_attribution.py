@@ -4,7 +4,6 @@ PARTS = "centred / scale @ (W_U[:, answer] - W_U[:, contrast])"
 BIAS = "(b_U[answer] - b_U[contrast])[None]"
 SPLIT = f"torch.cat([parts, {BIAS}])"
 
-PATCH = "lost -= patch_heads(model, row[None], {name: z * last for name, z in cache.items()}, gap)"
 HEAD = "divmod(lost.argmax().item(), model.cfg.n_heads)"
 BY_HOOK = """def unseen_head(model, tokens, answer, contrast):
     lost = torch.zeros(model.cfg.n_layers, model.cfg.n_heads)
@@ -18,10 +17,10 @@ BY_HOOK = """def unseen_head(model, tokens, answer, contrast):
             after = model.run_with_hooks(tokens, fwd_hooks=hooks)
             lost[layer, head] = -logit_diff(after, answer, contrast).mean()
     return divmod(lost.argmax().item(), model.cfg.n_heads)"""
-HOOK_RUN = "after = model.run_with_hooks(tokens, fwd_hooks=hooks)"
 
 MOVER, OPPONENT = "divmod(effect.argmax().item(), heads)", "divmod(effect.argmin().item(), heads)"
 ENDS = f"{MOVER}, {OPPONENT}"
+GROUP = 'head * cache["v", layer].shape[2] // model.cfg.n_heads'
 MOVED = 'cache["pattern", layer][:, head, -1, :, None] * v'
 SAID = 'torch.einsum("bpd,bd->bp", written, along)'
 ALONG = "(model.W_U[:, answer] - model.W_U[:, giver]).T / last"
@@ -32,6 +31,7 @@ MEANS = 'cache["z", layer][:, -1].mean(dim=0)'
 LOST = "logit_diff(logits, answer, contrast) - logit_diff(after, answer, contrast)"
 ABLATE = "ablate(model, heads, torch.stack(means), positions=[-1])"
 BOTH = "loss(i, j) - single[i] - single[j]"
+STAYS = "model.add_hook('ln_final.hook_in', lambda x, hook: x)"
 LOSS = f"""def loss_without(model, tokens, answer, contrast, heads):
     logits, cache = model.run_with_cache(tokens)
     means = [cache["z", i][:, -1].mean(0) for i in range(model.cfg.n_layers)]
@@ -42,9 +42,7 @@ LOSS = f"""def loss_without(model, tokens, answer, contrast, heads):
 
 RIGHT = {
     "3.1": [
-        ".double()",
-        ".numpy()",
-        ".tolist()",
+        *".double() .numpy() .tolist()".split(),
         (SPLIT, "[*parts, b_U[answer] - b_U[contrast]]"),
         (PARTS, "(centred @ (W_U[:, answer] - W_U[:, contrast])) / scale"),
         (PARTS, 'torch.einsum("pd,d->p", centred, W_U[:, answer] - W_U[:, contrast]) / scale'),
@@ -53,14 +51,6 @@ RIGHT = {
         [
             ("centred = written - written.mean(dim=-1, keepdim=True)", "W_U = W_U - W_U.mean(0)"),
             (PARTS, "written / scale @ (W_U[:, answer] - W_U[:, contrast])"),
-        ],
-        [
-            ("written - written.mean(dim=-1, keepdim=True)", "[x.double() for x in written]"),
-            (
-                PARTS,
-                "torch.stack([(x - x.mean()) / scale @ (W_U[:, answer] - W_U[:, contrast]).double()"
-                " for x in centred])",
-            ),
         ],
     ],
     "3.2": [
@@ -72,13 +62,6 @@ RIGHT = {
         (HEAD, "torch.stack(torch.unravel_index(lost.argmax(), lost.shape))"),
         (HEAD, "__import__('numpy').unravel_index(lost.numpy().argmax(), lost.shape)"),
         ("z * last for", "torch.where(last, z, 0 * z) for"),
-        """def unseen_head(model, tokens, answer, contrast):
-    lost = torch.zeros(model.cfg.n_layers, model.cfg.n_heads)
-    for layer in range(model.cfg.n_layers):
-        for head in range(model.cfg.n_heads):
-            with ablate(model, [(layer, head)], 0.0, range(tokens.shape[1] - 1)):
-                lost[layer, head] = -logit_diff(model(tokens), answer, contrast).mean()
-    return divmod(lost.argmax().item(), model.cfg.n_heads)""",
         """def unseen_head(model, tokens, answer, contrast):
     from helpers.ablation import ablate_each
     lost = 0
@@ -105,9 +88,7 @@ RIGHT = {
         [(MOVED, "v"), (SAID, f'{SAID} * cache["pattern", layer][:, head, -1]')],
     ],
     "3.4": [
-        ".numpy()",
-        ".double()",
-        ".tolist()",
+        *".numpy() .double() .tolist()".split(),
         (LOST, f"({LOST}).double()"),
         ("positions=[-1]", "positions=[tokens.shape[1] - 1]"),
         (ABLATE, "ablate(model, tuple(map(tuple, heads)), torch.stack(means).double(), (-1,))"),
@@ -118,11 +99,10 @@ RIGHT = {
 
 def interaction(model, tokens, answer, contrast, heads):
     rows = [[a] if a == b else [a, b] for a in heads for b in heads]
-    losses = [loss_without(model, tokens, answer, contrast, row) for row in rows]
-    both = torch.stack(losses).mean(-1).view(len(heads), -1)
+    losses = [loss_without(model, tokens, answer, contrast, row).mean() for row in rows]
+    both = torch.stack(losses).view(len(heads), -1)
     single = both.diag()
-    table = both - single - single[:, None]
-    return table - table.diag().diag()
+    return (both - single - single[:, None]).fill_diagonal_(0)
 """,
     ],
 }
@@ -136,9 +116,9 @@ MISTAKES = {
         ("centred / scale @", "written / scale @", "Not centred"),
         ("centred / scale @", "written @", "the quick way"),
         (
-            "centred / scale @",
-            "torch.nn.functional.layer_norm(written, written.shape[-1:]) @",
-            "a scale of its own",
+            "centred / scale",
+            "torch.nn.functional.layer_norm(written, [len(W_U)])",
+            "a scale of its",
         ),
         ([(" - W_U[:, contrast]", ""), (" - b_U[contrast]", "")], "The contrast is missing"),
         (SPLIT, f"-{SPLIT}", "Swapped"),
@@ -157,10 +137,7 @@ MISTAKES = {
         (HEAD, "lost.max()", "return (layer, head)"),
         # the answer on tutorial-4l
         ("def unseen_head(model, tokens, answer, contrast): return (0, 1)", "made on the spot"),
-        (
-            BY_HOOK.replace(HOOK_RUN, "model.add_hook(*hooks[0]); after = model(tokens)"),
-            "stays on the model",
-        ),
+        (HEAD, f"{HEAD} if {STAYS} is None else 0", "stays on the model"),
         ("def unseen_head(model, tokens, answer, contrast): return None", "gives None"),
     ],
     "3.3": [
@@ -177,11 +154,7 @@ MISTAKES = {
         (ALONG, ALONG + "[:1]", "step 2: all rows are divided"),
         (ALONG, ALONG.replace(" / last", "[:1] / last"), "step 2: all rows use the first"),
         (" - model.W_U[:, giver]", "", "step 2: the giver is missing"),
-        (
-            'head * cache["v", layer].shape[2] // model.cfg.n_heads',
-            'head % cache["v", layer].shape[2]',
-            "step 2: this is another head's value",
-        ),
+        (GROUP, 'head % cache["v", layer].shape[2]', "step 2: this is another head's value"),
         (SAID, f"{SAID}.sum(-1)", "step 2: expected shape"),
         (
             "gives & (count == 1), gives & (count == 2)",
@@ -200,26 +173,12 @@ MISTAKES = {
         ("(model, heads, torch", "(model, heads[:1], torch", "step 1: only the first head"),
         ("(model, heads, torch", "(model, heads[-1:], torch", "step 1: only the last head"),
         ("after = model(tokens)", "model(tokens)\n    after = logits", "step 1: nothing is lost"),
-        (
-            f"    with {ABLATE}:\n        after",
-            """    for layer, head in heads:
-        def replace(z, hook, layer=layer, head=head):
-            z[:, -1, head] = means[layer][head]
-            return z
-        model.add_hook(f"blocks.{layer}.attn.hook_z", replace)
-    if heads:
-        after""",
-            "stays on the model",
-        ),
+        (f"return {LOST}", f"{STAYS}\n    return {LOST}", "stays on the model"),
         (LOSS + "\ndef interaction(*_): return ...", "step 2 is still to do"),
         (BOTH, f"-({BOTH})", "step 2: the sign is swapped"),
         (" - single[i] - single[j]", "", "step 2: the single losses are not"),
         (" = table[j, i]", "", "step 2: each pair stands there once"),
-        (
-            "    return table",
-            "    return table - torch.tensor(single).diag()",
-            "step 2: the diagonal",
-        ),
+        ("return table", "return table - torch.tensor(single).diag()", "step 2: the diagonal"),
         ("    return table", "    return (table.tril() + table.triu()) / 2", "step 2: half of it"),
         ("    return table", "    return table[0]", "step 2: expected shape"),
     ],

@@ -11,6 +11,7 @@ BY_MASK = """def above_null(scores, null):
     places = (scores > null.max()).nonzero()
     return places[scores[scores > null.max()].argsort(descending=True)]"""
 
+STAYS = "model.add_hook('ln_final.hook_in', lambda x, hook: x)"
 SECOND = "[:, n + 1 :].mean()"
 WITHOUT = "ablate(model, [(layer, head)])"
 BY_HOOK = """def costs(model, tokens, n):
@@ -35,10 +36,12 @@ BY_HOOK = """def costs(model, tokens, n):
 STREAM = 'cache["resid_post", 0][:, 1]'
 WRITES = "stream @ ov.A @ ov.B @ model.W_U"
 SHARE = "(rank <= k).float().mean()"
+VALUE = "model.W_V[place[0], place[1] * model.W_V.shape[1] // model.cfg.n_heads]"
 RANK = "1 + (logits > own).sum(dim=1)"
 
 GROUPS = "shared.repeat_interleave(n_heads // len(shared), dim=0)"
 FORMULA = "(qk @ ov.T).norm() / (qk.norm() * ov.norm())"
+KEY = "expand(weights.W_K[layer], n_heads)[head]"
 INTO = """def into(weights, place):
     layer, head = place
     n = weights.W_Q.shape[1]
@@ -55,9 +58,7 @@ def k_composition(w_q, w_k, w_v, w_o):
 
 RIGHT = {
     "4.1": [
-        ".double()",
-        ".numpy()",
-        ".tolist()",
+        *".double() .numpy() .tolist()".split(),
         ("[..., -n:]", "[..., 2:]"),
         (DIAGONAL, f"sum({EACH}) / n"),
         (DIAGONAL, "pattern.numpy().diagonal(1 - n, -2, -1)[..., -n:].mean(-1)"),
@@ -65,7 +66,7 @@ RIGHT = {
         (DIAGONAL, "torch.einsum('bhjj->bh', pattern[:, :, n + 1 :, 2 : n + 2]) / n"),
         (
             DIAGONAL,
-            "[[sum(h[n + j][j + 1] for j in range(1, n + 1)) / n for h in row] for row in pattern]",
+            "[[sum(h[n + j][j + 1] for j in range(1, n + 1)) / n for h in r] for r in pattern]",
         ),
     ],
     "4.2": [
@@ -83,23 +84,14 @@ RIGHT = {
             if scores[layer, head] > null.max():
                 found.append((scores[layer, head].item(), layer, head))
     return tuple((layer, head) for _, layer, head in sorted(found, reverse=True))""",
-        """def above_null(scores, null):
-    count = int((scores > null.max()).sum())
-    return [divmod(i, scores.shape[1]) for i in scores.flatten().topk(count).indices.tolist()]""",
+        (ABOVE, "(scores > null.max()) & True"),
     ],
     "4.3": [
         BY_HOOK,
-        ".double()",
-        ".numpy()",
-        ".tolist()",
+        *".double() .numpy() .tolist()".split(),
         (SECOND, "[:, n + 1 :].mean(1).mean()"),
         (SECOND, "[:, 1 - n :].double().mean()"),
         (WITHOUT, "ablate(model, [(layer, head)], 0.0)"),
-        (
-            f"-next_token_log_probs(model(tokens), tokens){SECOND}",
-            "torch.nn.functional.cross_entropy("
-            "model(tokens)[:, n + 1 : -1].flatten(0, 1), tokens[:, n + 2 :].flatten())",
-        ),
         """def costs(model, tokens, n):
     from helpers.ablation import ablate_each
     def loss(row):
@@ -109,17 +101,12 @@ RIGHT = {
                for row in tokens) / len(tokens)""",
     ],
     "4.4": [
-        ".item()",
-        ".double()",
+        *".item() .double()".split(),
         (SHARE, "(rank <= k).numpy().mean()"),
         (STREAM, "cache['resid_post', 0][:, -1].clone()"),
         (WRITES, "torch.einsum('td,de,ev->tv', stream, ov.AB, model.W_U)"),
         (WRITES, "stream.double() @ ov.A.double() @ ov.B.double() @ model.W_U.double()"),
-        (
-            WRITES,
-            "stream @ model.W_V[place[0], place[1] * model.W_V.shape[1] // model.cfg.n_heads]"
-            " @ model.W_O[place] @ model.W_U",
-        ),
+        (WRITES, f"stream @ {VALUE} @ model.W_O[place] @ model.W_U"),
         (
             SHARE,
             "sum(int(t in row) for t, row in zip(tokens, logits.topk(k).indices)) / len(tokens)",
@@ -140,10 +127,7 @@ RIGHT = {
         (FORMULA, "torch.linalg.matrix_norm(ov @ qk.T) / qk.norm() / ov.norm()"),
         (FORMULA, f"({FORMULA}).item()"),
         (FORMULA, "float((qk.double() @ ov.double().T).norm() / qk.norm() / ov.norm())"),
-        (
-            FORMULA,
-            "torch.einsum('qh,kh,ek,de->qd', w_q, w_k, w_o, w_v).norm() / qk.norm() / ov.norm()",
-        ),
+        (FORMULA, "torch.einsum('qh,kh,ek,de', w_q, w_k, w_o, w_v).norm() / qk.norm() / ov.norm()"),
         FIRST_TWO + INTO,
     ],
 }
@@ -187,31 +171,19 @@ MISTAKES = {
         (SECOND, "[:, :n].mean()", "This is the first copy"),
         (SECOND, "[:, n + 1 :].sum(1).mean()", "This is a sum"),
         (SECOND, "[0, n + 1 :].mean()", "first row alone"),
-        (
-            WITHOUT,
-            "ablate(model, [(layer, head)], positions=[-1])",
-            "The last predicts nothing here",
-        ),
+        (WITHOUT, "ablate(model, [(layer, head)], positions=[-1])", "The last predicts nothing"),
         ("return grid", "return grid * 0", "Nothing changes"),
         ("return grid", "return grid[0]", "expected shape"),
         ("def costs(model, tokens, n): return 0, 2", "expected shape"),
-        (
-            """def costs(model, tokens, n):
-    model.add_hook("blocks.0.attn.hook_z", lambda z, hook: 0 * z)
-    return torch.zeros(model.cfg.n_layers, model.cfg.n_heads)""",
-            "a hook stays on the model",
-        ),
+        ("return grid", f"{STAYS}\n    return grid", "a hook stays on the model"),
     ],
     "4.4": [
         (
-            [("hook_resid_post", "hook_resid_pre"), (STREAM, 'cache["resid_pre", 0][:, 1]')],
-            "step 1: this is the embedding",
+            [("hook_resid_post", "hook_resid_pre"), ('resid_post", 0', 'resid_pre", 0')],
+            "the embedding",
         ),
         (STREAM, STREAM[:-2] + "0]", "step 1: this is position 0"),
-        (
-            [("blocks.0.", "blocks.1."), (STREAM, 'cache["resid_post", 1][:, 1]')],
-            "step 1: this is the stream after block 1",
-        ),
+        ([("blocks.0.", "blocks.1."), ('post", 0]', 'post", 1]')], "the stream after block 1"),
         (
             [
                 (
@@ -252,16 +224,8 @@ MISTAKES = {
             "step 2: divide by the sizes of W_QK and W_OV",
         ),
         (FORMULA, "...", "step 2 is still to do"),
-        (
-            "expand(weights.W_K[layer], n_heads)[head]",
-            "weights.W_K[layer, head % len(weights.W_K[layer])]",
-            "step 3: the later head's key matrix",
-        ),
-        (
-            "w_v[j]",
-            "weights.W_V[i, j % len(weights.W_V[i])]",
-            "step 3: the earlier heads' value matrices",
-        ),
+        (KEY, "weights.W_K[layer, head % len(weights.W_K[layer])]", "step 3: the later head's key"),
+        ("w_v[j]", "weights.W_V[i, j % len(weights.W_V[i])]", "step 3: the earlier heads' value"),
         ("torch.zeros(layer,", "torch.zeros(len(weights.W_Q),", "step 3: all layers are there"),
         ("return grid", "return grid.T", "the first axis is the layer"),
         (FIRST_TWO + "def into(weights, place): return weights.QK[place]\n", "AttributeError"),

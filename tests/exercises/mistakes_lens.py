@@ -1,10 +1,12 @@
 """Answers to notebook 5's exercises, in the forms that test_exercises tells: right, then wrong."""
 
 HEAD = "model.unembed(model.ln_final(stream))"
+OUT = "@ model.W_U + model.b_U"
 LAST = (
     "model.run_with_hooks(torch.zeros(stream.shape[:2], dtype=torch.long), fwd_hooks=["
     "(f'blocks.{model.cfg.n_layers - 1}.hook_resid_post', lambda resid, hook: stream)])"
 )
+STAYS = "model.add_hook('ln_final.hook_in', lambda x, hook: x)"
 RANK = "(rows > rows[:, answer, None]).sum(dim=1) + 1"
 STAY = "stay = (ranks == 1).flip(0).cumprod(0).sum(0)  # its length, for each prompt"
 LENGTH = "len(ranks) - stay"
@@ -24,11 +26,9 @@ RIGHT = {
         (HEAD, "model.ln_final(stream) @ model.W_U + model.b_U"),
         (HEAD, "torch.einsum('bpd,dv->bpv', model.ln_final(stream), model.W_U) + model.b_U"),
         (HEAD, "torch.cat([model.unembed(model.ln_final(row[None])) for row in stream])"),
-        (HEAD, "centre(model, stream) / scale(model, stream) @ model.W_U + model.b_U"),
+        (HEAD, f"centre(model, stream) / scale(model, stream) {OUT}"),
         (HEAD, LAST),
-        ".double()",
-        ".numpy()",
-        ".tolist()",
+        *".double() .numpy() .tolist()".split(),
     ],
     "5.2": [
         """def rank_of(rows, answer):
@@ -38,9 +38,7 @@ RIGHT = {
         (RANK, "[sum(x > row[answer] for x in row) + 1 for row in rows]"),
         (RANK, "rows.shape[1] - (rows <= rows[:, [answer]]).sum(1) + 1"),
         (RANK, "1 + (rows - rows[:, [answer]] > 0).count_nonzero(1)"),
-        ".double()",
-        ".numpy()",
-        ".tolist()",
+        *".double() .numpy() .tolist()".split(),
     ],
     "5.3": [
         """def settled_after(ranks):
@@ -58,9 +56,7 @@ RIGHT = {
         (LENGTH, "((ranks != 1).flip(0).cumsum(0) > 0).sum(0)"),
         (LENGTH, "len(ranks) - sum((ranks[row:] == 1).all(0) for row in range(len(ranks)))"),
         (LENGTH, "[max([i + 1 for i, r in enumerate(c) if r != 1], default=0) for c in ranks.T]"),
-        ".float()",
-        ".numpy()",
-        ".tolist()",
+        *".float() .numpy() .tolist()".split(),
     ],
     "5.4": [f"early_prompt = {word!r} * {n}" for word in (" very", " no") for n in (8, 10, 12, 14)],
     "5.5": [
@@ -76,11 +72,7 @@ RIGHT = {
     ],
     "5.6": [
         (ADAM, "torch.optim.AdamW([A, b], lr=2e-2)"),
-        (
-            KL,
-            "torch.nn.functional.kl_div(decoded, output, reduction='none', log_target=True)"
-            ".sum(-1).mean()",
-        ),
+        (KL, "((output - decoded) * output.softmax(-1)).sum() / decoded[..., 0].numel()"),
         ("range(300)", "range(500)"),
         (THREE, f"torch.stack({THREE})"),
         (THREE, THREE.replace("for lens", ".item() for lens")),
@@ -120,29 +112,19 @@ MISTAKES = {
         (HEAD, "model.ln_final(stream) @ model.W_U", "bias is missing"),
         (HEAD, f"{HEAD}.softmax(-1)", "These are probabilities"),
         (HEAD, f"{HEAD}.log_softmax(-1)", "These are log-probabilities"),
+        (HEAD, f"stream / (stream.square().mean(-1, True) + 1e-5).sqrt() {OUT}", "centres first"),
         (
             HEAD,
-            "stream / (stream.square().mean(-1, True) + model.cfg.eps).sqrt() @ model.W_U"
-            " + model.b_U",
-            "LayerNorm centres first",
+            f"(x := centre(model, stream)) / x.square().mean().sqrt() {OUT}",
+            "One scale for the whole",
         ),
         (
             HEAD,
-            "(lambda x: x / x.square().mean().sqrt())(centre(model, stream)) @ model.W_U"
-            " + model.b_U",
-            "One scale for the whole prompt",
-        ),
-        (
-            HEAD,
-            "centre(model, stream) / stream.std(-1, keepdim=True) @ model.W_U + model.b_U",
+            f"centre(model, stream) / stream.std(-1, keepdim=True) {OUT}",
             "divides by one less",
         ),
         (HEAD, "model.ln_final(stream)", "expected shape"),
-        (
-            "return ",
-            "model.add_hook('ln_final.hook_in', lambda x, hook: x); return ",
-            "a hook stays on the model",
-        ),
+        ("return ", f"{STAYS}; return ", "a hook stays on the model"),
         (
             "W, c = model.W_U, model.b_U\n"
             "def decode_stream(model, stream): return model.ln_final(stream) @ W + c",
@@ -198,11 +180,7 @@ MISTAKES = {
     "5.6": [
         ("model.unembed(model.ln_final(streams))", "model.unembed(streams)", "whole head"),
         (KL, KL.replace(".mean()", ".sum()"), "not the sum"),
-        (
-            "(output.exp() * (output - decoded))",
-            "(decoded.exp() * (decoded - output))",
-            "other way",
-        ),
+        (KL, "(decoded.exp() * (decoded - output)).sum(-1).mean()", "other way"),
         ("(output.exp() * (output - decoded))", "-(output.exp() * decoded)", "cross-entropy"),
         (KL, "(output.exp() * (output - decoded)).mean()", "over the tokens of the vocabulary"),
         ("range(300)", "range(2)", "Is the whole of `A` trained"),
@@ -222,11 +200,8 @@ MISTAKES = {
             "    return measured[0], seen, measured[2]",
             "nothing carries over",
         ),
-        (  # trains on the held-out texts
-            "train(model, streams, output), train",
-            "train(model, *held_out), train",
-            "nothing carries over",
-        ),
+        # trains on the held-out texts
+        ("streams, output), train", "*held_out), train", "nothing carries over"),
         ("train(model, streams, dealt)]", "train(model, streams, output)]", "outputs were dealt"),
         (THREE, "[3.0, 0.1, 2.0]", "the first is the logit lens"),
         (THREE, "...", "right up to here; step 3 is still to do"),

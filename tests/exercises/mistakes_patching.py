@@ -4,23 +4,16 @@ SCALED = "(value - corrupted) / (clean - corrupted)"
 LINE = "stream[:, position] = cache[name][:, position]"
 ADDED = "model.add_hook(name, patch)"
 RUN = "return model.run_with_hooks(prompt, fwd_hooks=[(name, patch)])"
-PATCH = f"""def patch_cell(model, prompt, cache, layer, position):
-    name = f"blocks.{{layer}}.hook_resid_pre"
-    def patch(stream, hook):
-        {LINE}
-        return stream
-    {RUN}"""
-
 LAST = 'return "neither" if suffices.any() or spared.any() else "and"'
 IF_OR = "if suffices.all() and spared.all():"
 SCORES = "suffices, spared = (normalise(values, *ends) > 0.5 for values in (restored, left))"
 RESTORED = "patching.patch_residual(model, corrupted, cache, metric)[layer, places]"
 
-LEFT = "patching.patch_head_positions(model, t.clean, cache, t.logit_diff)[..., -1]"
 FOUND = "divmod(total.argmin().item(), model.cfg.n_heads)"
 
 CHANGE = 'clean_cache["z", layer] - corrupted_cache["z", layer]'
 WRITES = "change[:, :, head] @ model.W_O[layer, head]"
+STREAM = 'corrupted_cache["resid_pre", layer]'
 VALUES = "_, _, v = query_key_value(model, layer, stream)"
 NEW = 'corrupted_cache["pattern", layer][:, head] @ v[:, head]'
 PATHED = "return model.run_with_hooks(corrupted_tokens, fwd_hooks=hooks)"
@@ -35,9 +28,9 @@ NEW_Z = f"""def new_z(model, corrupted_cache, change, receiver):
     return {NEW}
 """
 
+STAYS = "model.add_hook('ln_final.hook_in', lambda x, hook: x)"
 SHARE = "share = (torch.arange(steps, device=clean.device)[:, None] + 0.5) / steps"
 MOVE = "points[:, position] += share * way"
-SLOPES = "slopes = gradients(model, tokens, metric, layer, points)[:, position]"
 MEAN = "(slopes @ way).mean()"
 GRADIENT = "return torch.autograd.grad(metric(logits).sum(), points)[0]"
 GRADIENTS = f"""def gradients(model, tokens, metric, layer, points):
@@ -50,9 +43,7 @@ GRADIENTS = f"""def gradients(model, tokens, metric, layer, points):
 
 RIGHT = {
     "2.1": [
-        ".double()",
-        ".numpy()",
-        ".tolist()",
+        *".double() .numpy() .tolist()".split(),
         (SCALED, "1 - (clean - value) / (clean - corrupted)"),
         (SCALED, "(corrupted - value) / (corrupted - clean)"),
         (SCALED, "torch.stack([(row - corrupted) / (clean - corrupted) for row in value])"),
@@ -61,19 +52,12 @@ RIGHT = {
         "on_scale = normalise",
     ],
     "2.2": [
-        ".double()",
-        ".numpy()",
-        ".tolist()",
+        *".double() .numpy() .tolist()".split(),
         ("        stream = stream.clone()\n", ""),
         (RUN, "with model.hooks(fwd_hooks=[(name, patch)]):\n        return model(prompt)"),
         (RUN, f"{ADDED}\n    logits = model(prompt)\n    model.reset_hooks()\n    return logits"),
         (LINE, "stream[0, position] = cache[name][0, position]"),
         (LINE, "stream[:, position].copy_(cache[name][:, position])"),
-        (
-            LINE,
-            "here = torch.zeros_like(stream[:, :, :1])\n        here[:, position] = 1\n"
-            "        stream = stream * (1 - here) + cache[name] * here",
-        ),
     ],
     "2.3": [
         (SCORES, "half = sum(ends) / 2\n    suffices, spared = restored > half, left > half"),
@@ -100,28 +84,16 @@ RIGHT = {
     "2.4": [
         (FOUND, f"list({FOUND})"),
         (FOUND, f"torch.tensor({FOUND})"),
+        (FOUND, f"tuple(torch.tensor({FOUND}))"),
         (FOUND, "(total == total.min()).nonzero()[0].tolist()"),
         (FOUND, "divmod((1 - total / len(pairs)).argmax().item(), model.cfg.n_heads)"),
         ("normalise(left, *ends)", "normalise(left.double(), *ends)"),
         ("normalise(left, *ends)", "normalise(left, *ends).cpu().numpy()"),
-        (
-            LEFT,
-            "patching.sweep(model, t.clean, cache, t.logit_diff, [\n"
-            '            patching.Cell(i, "attn.hook_z", (-1, h))\n'
-            "            for i in range(model.cfg.n_layers) for h in range(model.cfg.n_heads)\n"
-            "        ]).view(model.cfg.n_layers, -1)",
-        ),
         ("for t in pairs:", "for t in reversed(pairs):"),
     ],
     "2.5": [
-        ".double()",
-        ".numpy()",
+        *".double() .numpy()".split(),
         (WRITES, 'torch.einsum("bpd,dm->bpm", change[:, :, head], model.W_O[layer, head])'),
-        (
-            WRITES,
-            "clean_cache['z', layer][:, :, head] @ model.W_O[layer, head] \\\n"
-            "        - corrupted_cache['z', layer][:, :, head] @ model.W_O[layer, head]",
-        ),
         (NEW, '(corrupted_cache["pattern", layer] @ v)[:, head]'),
         (NEW, f"torch.einsum('bqk,bkd->bqd', {NEW.replace(' @ ', ', ')})"),
         (VALUES, "v = query_key_value(model, layer, stream.clone())[2].double().float()"),
@@ -130,19 +102,11 @@ RIGHT = {
         [(WRITES, f"({WRITES}).numpy()"), ("] + change", "] + torch.as_tensor(change)")],
     ],
     "2.6": [
-        ".double()",
-        ".numpy()",
-        ".tolist()",
+        *".double() .numpy() .tolist()".split(),
         (MEAN, "slopes.mean(0) @ way"),
         (MEAN, "(slopes * way).sum() / steps"),
         (SHARE, "share = torch.linspace(0.5 / steps, 1 - 0.5 / steps, steps)[:, None]"),
         (MOVE, "points[:, position] = torch.lerp(corrupted[position], clean[position], share)"),
-        (
-            SLOPES,
-            "slopes = torch.stack([\n"
-            "            gradients(model, tokens, metric, layer, point[None])[0, position]\n"
-            "            for point in points\n        ])",
-        ),
         (GRADIENT, "metric(logits).sum().backward()\n    return points.grad"),
     ],
 }
@@ -173,8 +137,7 @@ MISTAKES = {
         (RUN, "model.add_hook(name, patch)\n    return model(prompt)", "a hook stays on the model"),
         (
             LINE,
-            "old, stream = stream, cache[name].clone()\n"
-            "        stream[:, position] = old[:, position]",
+            f"old, stream = stream, 1 * cache[name]\n        {LINE.replace('cache[name]', 'old')}",
             "The wrong way round",
         ),
         ("return model.run", "model.run", "does it end in `return`"),
@@ -188,13 +151,7 @@ MISTAKES = {
         ([(IF_OR, "if suffices.any():"), (LAST, 'return "and"')], '"neither"'),
         ([(IF_OR, "if suffices.all():"), (LAST, 'return "and"')], "Do you ask *both* places"),
         (LAST, 'return "and"', "Do you ask *both* places"),
-        (
-            [
-                ("cache, metric)[layer", "cache, metric)[1"),
-                ("other, metric)[layer", "other, metric)[1"),
-            ],
-            "entering `layer`",
-        ),
+        ([(f"{c}, metric)[layer", f"{c}, metric)[1") for c in ("cache", "other")], "entering"),
         ("model, clean, other", "model, corrupted, cache", '"neither"'),
         ("> 0.5", "> 1", "put it on the scale"),
         (IF_OR, f"return suffices.all()\n    {IF_OR}", "Give one"),
@@ -208,51 +165,30 @@ MISTAKES = {
         (FOUND, f"{FOUND}[::-1]", "There is no head"),
         (FOUND, "total.argmin().item()", "Give the pair"),
         (FOUND, "divmod(total.argmin().item(), 4)", "circuit is known"),
-        (
-            "    total = 0",
-            "    model.add_hook('blocks.0.hook_resid_pre', lambda x, hook: x)\n    total = 0",
-            "a hook stays on the model",
-        ),
+        ("    total = 0", f"    {STAYS}\n    total = 0", "a hook stays on the model"),
         ("[..., -1]", "[..., 0]", "break"),
         (FOUND, "(99, 0)", "There is no head"),
     ],
     "2.5": [
-        (
-            WRITTEN + "def new_z(*_): return ...\ndef path_patched(*_): return ...",
-            "step 2 is still",
-        ),
-        (WRITTEN + NEW_Z + "def path_patched(*_): return ...", "step 3 is still"),
+        (WRITTEN + "new_z = path_patched = lambda *_: ...", "step 2 is still"),
+        (WRITTEN + NEW_Z + "path_patched = lambda *_: ...", "step 3 is still"),
         (CHANGE, 'clean_cache["z", layer]', "step 1: this is all that the sender writes"),
         (CHANGE, f"-({CHANGE})", "step 1: the sign"),
-        (
-            WRITES,
-            "torch.einsum('bphd,hdm->bpm', change, model.W_O[layer])",
-            "all heads of the layer",
-        ),
+        (WRITES, "torch.einsum('bphd,hdm->bpm', change, model.W_O[layer])", "all heads of the"),
         (WRITES, "change[:, :, head]", "expected shape"),
+        (f"{STREAM} + change", STREAM, "add"),
+        (f"{STREAM} + change", "change", "not from the change"),
         (
-            'corrupted_cache["resid_pre", layer] + change',
-            'corrupted_cache["resid_pre", layer]',
-            "add",
-        ),
-        ('corrupted_cache["resid_pre", layer] + change', "change", "not from the change"),
-        (
-            VALUES + "\n    return " + NEW,
+            f"{VALUES}\n    return {NEW}",
             "q, k, v = query_key_value(model, layer, stream)\n"
-            "    scores = q @ k.mT / model.cfg.d_head**0.5\n"
-            "    past = torch.ones_like(scores[0, 0]).tril() > 0\n"
-            "    pattern = scores.masked_fill(~past, -torch.inf).softmax(-1)\n"
-            "    return pattern[:, head] @ v[:, head]",
+            "    past = torch.ones(q.shape[-2], q.shape[-2]).tril().log()\n"
+            "    return ((q @ k.mT / model.cfg.d_head**0.5 + past).softmax(-1) @ v)[:, head]",
             "queries and keys see the change too",
         ),
         (NEW, NEW.replace("head]", "0]"), "another head's"),
         ("        return z\n", "", "nothing has changed"),
         ("(corrupted_tokens, fwd", "(corrupted_tokens * 0 + 1, fwd", "numbers differ"),
-        (
-            PATHED,
-            "model.add_hook(*hooks[0])\n    return model(corrupted_tokens)",
-            "a hook stays on the model",
-        ),
+        (PATHED, f"{STAYS}\n    {PATHED}", "a hook stays on the model"),
         (
             "    def patch(z, hook):\n        z = z.clone()",
             "    layer, head = sender\n    def patch(z, hook):\n"
@@ -261,7 +197,7 @@ MISTAKES = {
         ),
     ],
     "2.6": [
-        (GRADIENTS + "def integrated(*_): return ...", "step 2 is still"),
+        (GRADIENTS + "integrated = lambda *_: ...", "step 2 is still"),
         ("hook: points)", "hook: stream + points - points.detach())", "the hook must put `points`"),
         ("metric(logits).sum()", "metric(logits).mean()", "halved"),
         (GRADIENT, GRADIENT + ".mean(0)", "expected shape"),
@@ -278,9 +214,9 @@ MISTAKES = {
             "not an estimate",
         ),
         (
-            "logits = model.run_with_hooks(tokens.expand(len(points), -1), fwd_hooks=hooks)",
-            "model.add_hook(*hooks[0])\n        logits = model(tokens.expand(len(points), -1))",
-            "a hook stays on the model",
+            "    points = points.detach()",
+            f"    {STAYS}\n    points = points.detach()",
+            "hook stays",
         ),
         ("torch.stack(estimates)", "torch.stack(estimates).sum()", "expected shape"),
     ],

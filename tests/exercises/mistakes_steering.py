@@ -3,6 +3,8 @@
 EACH = "torch.stack([stream[1:].mean(0) for stream in streams]).mean(0)"
 DIFFERENCE = "mean(positives) - mean(negatives)"
 CLONE = "stream = stream.clone()\n        stream[:, -1] += vector\n        return stream"
+HOOK = "(f'blocks.{layer}.hook_resid_post', add)"
+ADDED = f"model.add_hook(*{HOOK})"
 RUN = 'return model.run_with_hooks(tokens, fwd_hooks=[(f"blocks.{layer}.hook_resid_post", add)])'
 KL = "(log_p.exp() * (log_p - log_q)).sum(-1)[1:].mean()"
 KEPT = "effects.masked_fill(costs > budget, -torch.inf)"
@@ -11,6 +13,7 @@ PLACE = "divmod(best, effects.shape[1])"
 PAIRS = "i, j = torch.combinations(torch.arange(len(means))).T"
 UNIT = "rows / rows.norm(dim=-1, keepdim=True) * norm"
 REACH = "(null.abs() >= abs(effect)).sum().item()"
+STEERED = "(f'blocks.{layer}.hook_resid_post', lambda stream, hook: stream + vector)"
 CHANGE = "(steered - model(tokens))[:, 1:].flatten(0, 1)"
 MISSED = "(changed - guess).square().sum() / changed.square().sum()"
 SHARES = "explained(mine[1::2], constant), explained(mine, direct)"
@@ -22,53 +25,27 @@ RIGHT = {
         (EACH, "sum(x[1:].numpy().mean(0) for x in streams) / len(streams)"),
         (EACH, "sum(torch.einsum('pd->d', x[1:]) / len(x[1:]) for x in streams) / len(streams)"),
         (EACH, "sum(row / len(x[1:]) / len(streams) for x in streams for row in x[1:])"),
-        ".double()",
-        ".numpy()",
-        ".tolist()",
+        *".double() .numpy() .tolist()".split(),
     ],
     "6.2": [
         (CLONE, "stream[:, -1] += vector\n        return stream"),
         (CLONE, "stream[:, -1] = stream[:, -1] + vector.double()"),
         (CLONE, "stream[:, -1].add_(vector)"),
         (CLONE, "return torch.cat([stream[:, :-1], stream[:, -1:] + vector], 1)"),
-        (
-            CLONE,
-            "at = torch.arange(stream.shape[1])[:, None]\n        "
-            "return stream + (at == at[-1]) * vector",
-        ),
-        (
-            RUN,
-            "with model.hooks(fwd_hooks=[(f'blocks.{layer}.hook_resid_post', add)]):\n"
-            "        return model(tokens)",
-        ),
-        (
-            RUN,
-            "model.add_hook(f'blocks.{layer}.hook_resid_post', add)\n"
-            "    logits = model(tokens)\n    model.reset_hooks()\n    return logits",
-        ),
-        ".double()",
-        ".numpy()",
+        (RUN, f"with model.hooks(fwd_hooks=[{HOOK}]):\n        return model(tokens)"),
+        (RUN, f"{ADDED}\n    logits = model(tokens)\n    model.reset_hooks()\n    return logits"),
+        *".double() .numpy()".split(),
     ],
     "6.3": [
         (KL, "(plain.softmax(-1) * (log_p - log_q))[1:].sum(-1).mean()"),
         (KL, "(log_p.exp() * (log_p - log_q))[1:].sum() / (len(plain) - 1)"),
         (KL, "torch.einsum('pv,pv->p', log_p.exp(), log_p - log_q)[1:].mean()"),
-        (
-            KL,
-            "torch.nn.functional.kl_div(log_q, log_p, reduction='none', log_target=True)"
-            "[1:].sum(-1).mean()",
-        ),
         (KL, "kl_divergence(plain, steered)[1:].mean()"),
         (KL, "sum(kl_divergence(a, b) for a, b in zip(plain[1:], steered[1:])) / len(plain[1:])"),
-        ".double()",
-        ".numpy()",
-        ".tolist()",
+        *".double() .numpy() .tolist()".split(),
     ],
     "6.4": [
-        (
-            BEST,
-            f"kept = {KEPT}\n    best = max(range(kept.numel()), key=lambda i: kept.flatten()[i])",
-        ),
+        (BEST, f"best = max(range(costs.numel()), key=lambda i: ({KEPT}).flatten()[i])"),
         (PLACE, f"(({KEPT}) == ({KEPT}).max()).nonzero()[0]"),
         (PLACE, f"torch.unravel_index({KEPT}.argmax(), effects.shape)"),
         (PLACE, "(best // effects.shape[1], best % effects.shape[1])"),
@@ -97,11 +74,7 @@ RIGHT = {
         (SHARES, f"torch.tensor([{SHARES}])"),
         (SHARES, f"[float(share) for share in ({SHARES})]"),
         ("mine[::2].mean(0)", "sum(mine[i] for i in range(0, len(mine), 2)) / len(mine[::2])"),
-        (
-            "with steer(model, vector, layer, 1.0):",
-            "hook = f'blocks.{layer}.hook_resid_post', lambda stream, hook: stream + vector\n"
-            "    with model.hooks(fwd_hooks=[hook]):",
-        ),
+        ("steer(model, vector, layer, 1.0)", f"model.hooks(fwd_hooks=[{STEERED}])"),
     ],
 }
 
@@ -127,11 +100,7 @@ MISTAKES = {
         ("hook_resid_post", "hook_resid_pre", "*entering* block"),
         ("+= vector", "+= 2 * vector", "twice"),
         (RUN, "return model(tokens)[:, -1] + 1", "expected shape"),
-        (
-            RUN,
-            "model.add_hook(f'blocks.{layer}.hook_resid_post', add)\n    return model(tokens)",
-            "a hook stays on the model",
-        ),
+        (RUN, f"{ADDED}\n    return model(tokens)", "a hook stays on the model"),
         (
             [
                 (RUN, "layer = here\n    " + RUN),

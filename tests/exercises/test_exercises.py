@@ -15,65 +15,53 @@ import ast
 import re
 from functools import cache
 from importlib import import_module
-from pathlib import Path
 
 import nbformat
 import pytest
+from books import NAMES, read
 from IPython.utils.capture import capture_output
 
 from exercises import grading as checks
 from helpers import models, smollm2
 
-ROOT = Path(__file__).parents[2]
-TOPICS = {
-    "01_basic_activation_analysis": "activations",
-    "02_activation_patching": "patching",
-    "03_direct_logit_attribution": "attribution",
-    "04_induction_heads": "induction",
-    "05_logit_lens": "lens",
-    "06_steering": "steering",
-}
+MODULES = "activations patching attribution induction lens steering".split()
+TABLES = {name: import_module(f"mistakes_{m}") for name, m in zip(NAMES, MODULES, strict=True)}
 
 
-@cache
 def cells(name: str) -> dict[str, nbformat.NotebookNode]:
-    notebook = nbformat.read(ROOT / "notebooks" / f"{name}.ipynb", as_version=4)
-    return {cell.id: cell for cell in notebook.cells}
+    return {cell.id: cell for cell in read(name).cells}
 
 
 def ids(name: str) -> list[str]:
-    return [i.removesuffix("-stub") for i, c in cells(name).items() if "exercise" in tags(c)]
+    tagged = [cell.id for cell in read(name).cells if "exercise" in cell.metadata.get("tags", [])]
+    return [i.removesuffix("-stub") for i in tagged]
 
 
-def tags(cell) -> list[str]:
-    return cell.metadata.get("tags", [])
-
-
-EXERCISES = [(name, number) for name in TOPICS for number in ids(name)]
-NAMES = [f"{name[:2]}-{number}" for name, number in EXERCISES]
+EXERCISES = [(name, number) for name in NAMES for number in ids(name)]
+each = pytest.mark.parametrize("name", NAMES)
+every = pytest.mark.parametrize(
+    ("name", "number"), EXERCISES, ids=[f"{name[:2]}-{number}" for name, number in EXERCISES]
+)
 
 
 @pytest.fixture(scope="module")
 def prepared():
-    """The names a notebook has after its load cell and the cell that opens the exercises."""
-    spaces = {}
+    """A function: the names a notebook has when its exercises begin, made once."""
+    made = cache(start)
+    return lambda name: dict(made(name))
 
-    def prepare(name: str) -> dict:
-        if name not in spaces:
-            space: dict = {}
-            run([cells(name)["load"].source, cells(name)["exercises-setup"].source], space)
-            spaces[name] = space
-        return dict(spaces[name])
 
-    return prepare
+def start(name: str) -> dict:
+    space: dict = {}
+    run([cells(name)["load"].source, cells(name)["exercises-setup"].source], space)
+    return space
 
 
 def run(sources: list[str], space: dict) -> str:
     """Execute, and give what was shown."""
     with capture_output() as shown:
         for source in sources:
-            tree = ast.parse(source)
-            exec(compile(tree, "<cell>", "exec"), space)
+            exec(compile(source, "<cell>", "exec"), space)
     return shown.stdout + "".join(repr(output.data) for output in shown.outputs)
 
 
@@ -98,10 +86,8 @@ def code(name: str, number: str, change) -> str:
     text = solution(name, number)
     if isinstance(change, str):
         last = list(defined(cells(name)[f"{number}-stub"].source))[-1]
-        kind = (
-            "(lambda f: lambda *a, **k: f(*a, **k){})({})" if f"def {last}(" in text else "{1}{0}"
-        )
-        return f"{text}\n{last} = {kind.format(change, last)}\n"
+        wrapped = f"(lambda f: lambda *a, **k: f(*a, **k){change})({last})"
+        return f"{text}\n{last} = {wrapped if f'def {last}(' in text else last + change}\n"
     for old, new in [change] if isinstance(change, tuple) else change:
         assert text.count(old) == 1, f"{old!r} stands {text.count(old)} times in the solution"
         text = text.replace(old, new)
@@ -125,9 +111,7 @@ def attempt(space: dict, name: str, number: str, answer: str | None = None) -> t
     stub = cells(name)[f"{number}-stub"].source
     if answer is not None:
         assert answer.strip() != stub.strip()
-        assert defined(stub).keys() <= defined(answer).keys(), (
-            "the answer must define what the stub defines"
-        )
+        assert defined(stub).keys() <= defined(answer).keys(), "define what the stub defines"
     key = heading(name, number)[0]
     checks._tally.pop(key, None)
     shown = run([stub if answer is None else answer, cells(name)[f"{number}-check"].source], space)
@@ -135,14 +119,14 @@ def attempt(space: dict, name: str, number: str, answer: str | None = None) -> t
     return checks._tally[key], shown
 
 
-@pytest.mark.parametrize(("name", "number"), EXERCISES, ids=NAMES)
+@every
 def test_an_untouched_stub_is_not_solved_and_stops_nothing(prepared, name, number):
     status, shown = attempt(prepared(name), name, number)
     assert status == checks.UNSOLVED
     assert "Not solved yet: Exercise {} ({})".format(*heading(name, number)) in shown
 
 
-@pytest.mark.parametrize(("name", "number"), EXERCISES, ids=NAMES)
+@every
 def test_the_notebooks_own_solution_passes(prepared, name, number):
     status, shown = attempt(prepared(name), name, number, solution(name, number))
     assert status == checks.SOLVED, shown
@@ -150,7 +134,7 @@ def test_the_notebooks_own_solution_passes(prepared, name, number):
 
 def entries(name: str, number: str, table: str) -> list[tuple]:
     """The entries of a table for an exercise: (change,), and (change, words) of a wrong answer."""
-    found = getattr(import_module(f"mistakes_{TOPICS[name]}"), table)[heading(name, number)[0]]
+    found = getattr(TABLES[name], table)[heading(name, number)[0]]
     if table == "RIGHT":
         return [(change,) for change in found]
     return [(change[0] if len(change) == 1 else tuple(change), words) for *change, words in found]
@@ -164,13 +148,13 @@ def answers(table: str, quick: int):
             yield pytest.param(name, number, *values, id=f"{name[:2]}-{number}-{i}", marks=marks)
 
 
-@pytest.mark.parametrize(("name", "number", "change"), list(answers("RIGHT", quick=1)))
+@pytest.mark.parametrize(("name", "number", "change"), list(answers("RIGHT", quick=0)))
 def test_a_right_answer_of_another_form_passes(prepared, name, number, change):
     status, shown = attempt(prepared(name), name, number, code(name, number, change))
     assert status == checks.SOLVED, shown
 
 
-@pytest.mark.parametrize(("name", "number", "change", "words"), list(answers("MISTAKES", quick=3)))
+@pytest.mark.parametrize(("name", "number", "change", "words"), list(answers("MISTAKES", quick=2)))
 def test_a_wrong_answer_is_told_what_is_wrong(prepared, name, number, change, words):
     status, shown = attempt(prepared(name), name, number, code(name, number, change))
     assert status == checks.WRONG, shown
@@ -185,12 +169,11 @@ def real_model():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", TOPICS)
+@each
 def test_exercises_judge_alike_on_the_real_model(real_model, name, monkeypatch):
     """Stub, solution and the first two wrong answers of each exercise, on a model loaded once."""
     monkeypatch.setattr(models, "load_model", lambda name=None: real_model)
-    space: dict = {}
-    run([cells(name)["load"].source, cells(name)["exercises-setup"].source], space)
+    space = start(name)
     for number in ids(name):
         assert attempt(dict(space), name, number)[0] == checks.UNSOLVED, number
         status, shown = attempt(dict(space), name, number, solution(name, number))
@@ -201,9 +184,9 @@ def test_exercises_judge_alike_on_the_real_model(real_model, name, monkeypatch):
             assert words in shown
 
 
-@pytest.mark.parametrize("name", [n for n in TOPICS if ids(n)])
+@each
 def test_each_exercise_has_mistakes_of_its_own(name):
-    module = import_module(f"mistakes_{TOPICS[name]}")
+    module = TABLES[name]
     numbers = {heading(name, number)[0] for number in ids(name)}
     assert set(module.MISTAKES) == set(module.RIGHT) == numbers
     for table in (module.RIGHT, module.MISTAKES):
@@ -212,7 +195,7 @@ def test_each_exercise_has_mistakes_of_its_own(name):
         assert len({answer[-1] for answer in wrong}) >= 2
 
 
-@pytest.mark.parametrize("name", [n for n in TOPICS if ids(n)])
+@each
 def test_exercises_are_numbered_graded_and_hinted(name):
     for place, number in enumerate(ids(name), 1):
         text = cells(name)[number].source
@@ -223,13 +206,9 @@ def test_exercises_are_numbered_graded_and_hinted(name):
         assert folds == ["Hint 1", "Hint 2", "Solution"], title
 
 
-@pytest.mark.parametrize("name", [n for n in TOPICS if ids(n)])
-def test_one_open_investigation_with_a_rubric_and_no_solution(name):
+@each
+def test_there_are_enough_and_one_open_investigation_with_a_rubric_and_no_solution(name):
+    assert len(EXERCISES) >= 26 and len(ids(name)) >= 4
     text = cells(name)["investigation"].source
     assert text.startswith("### Open investigation: ")
     assert "A good report" in text and "Solution" not in text
-
-
-def test_there_are_enough():
-    assert len(EXERCISES) >= 26
-    assert all(len(ids(name)) >= 4 for name in TOPICS)

@@ -57,12 +57,6 @@ def test_ablation_is_the_hooks_by_hand(it, kind, places):
     assert each.std() > 1e-3
 
 
-def test_its_own_run_put_back_changes_nothing(it):
-    model, pair, _ = it
-    with ablate(model, ALL, pair.clean_cache):
-        assert_close(model(pair.tokens.clean), pair.clean_logits)
-
-
 @pytest.mark.parametrize("ran", [True, False])
 @pytest.mark.parametrize(
     "change", [lambda m: ablate(m, HEADS), lambda m: steer(m, torch.ones(24), 0, 2.0)]

@@ -37,23 +37,29 @@ def it(request):
     return on(request.param)
 
 
+def causal(scores):
+    """The attention pattern of these scores."""
+    return scores.masked_fill(torch.ones_like(scores).triu(1).bool(), -torch.inf).softmax(-1)
+
+
+def split(model, x):
+    """What one matrix gives to all heads, as [batch, head, pos, d_head]."""
+    return x.unflatten(-1, (-1, model.cfg.d_head)).transpose(1, 2)
+
+
 def direction(model, tokens):
     return (model.W_U[:, tokens.answer] - model.W_U[:, tokens.distractor])[:, 0]
 
 
-# Attention
-
-
 def test_stripe_off_by_one():
     """The induction cell is the token *after* the earlier one: n - 1 back, not n or n - 2."""
-    scores = 3 * torch.randn(2, 3, 11, 11, generator=torch.Generator().manual_seed(0))
-    pattern = scores.masked_fill(torch.ones(11, 11).triu(1).bool(), -torch.inf).softmax(-1)
-    right, one_too_far, one_short = (
+    pattern = causal(3 * torch.randn(2, 3, 11, 11, generator=torch.Generator().manual_seed(0)))
+    right, *wrong = (
         torch.stack([pattern[:, :, q, q - back] for q in range(6, 11)]).mean((0, 1))
         for back in (4, 5, 3)
     )
-    for wrong in (one_too_far, one_short):
-        right_not_wrong(induction.induction_scores(pattern, 5), right, wrong)
+    for each in wrong:
+        right_not_wrong(induction.induction_scores(pattern, 5), right, each)
 
 
 def test_duplicate_token_cell_for_induction():
@@ -73,34 +79,24 @@ def test_bos_in_the_previous_token_score():
 def test_shared_key_head_not_repeated_in_order():
     """Two query heads in a row share a key: 0 0 1 1, not 0 1 0 1."""
     model, _, cache = on("Llama")
-    x = model.blocks[1].ln1(cache["resid_pre", 1])
-    shared = model.blocks[1].attn.v(x).unflatten(-1, (-1, model.cfg.d_head)).transpose(1, 2)
+    shared = split(model, model.blocks[1].attn.v(model.blocks[1].ln1(cache["resid_pre", 1])))
     _, _, v = architecture.query_key_value(model, 1, cache["resid_pre", 1])
-    assert shared.shape[1] == model.cfg.n_heads // 2
     right_not_wrong(v, shared.repeat_interleave(2, 1), shared.repeat(1, 2, 1, 1))
 
 
 def test_rotary_forgotten():
     """Queries by weights alone give another pattern, wherever positions differ."""
     model, _, cache = on("Llama")
-    x = model.blocks[1].ln1(cache["resid_pre", 1])
-    unrotated = model.blocks[1].attn.q(x).unflatten(-1, (-1, model.cfg.d_head)).transpose(1, 2)
+    unrotated = split(model, model.blocks[1].attn.q(model.blocks[1].ln1(cache["resid_pre", 1])))
     q, k, _ = architecture.query_key_value(model, 1, cache["resid_pre", 1])
-    hidden = torch.ones(q.shape[-2], q.shape[-2]).triu(1).bool()
-    patterns = [
-        (each @ k.mT / model.cfg.d_head**0.5).masked_fill(hidden, -torch.inf).softmax(-1)
-        for each in (q, unrotated)
-    ]
-    right_not_wrong(patterns[0], cache["pattern", 1], patterns[1])
+    found, wrong = (causal(each @ k.mT / model.cfg.d_head**0.5) for each in (q, unrotated))
+    right_not_wrong(found, cache["pattern", 1], wrong)
 
 
 def test_position_embedding_left_out():
     model, _, cache = on("GPT2")
     parts = architecture.embeddings(model, cache)
     right_not_wrong(sum(parts.values()), cache["resid_pre", 0], parts["token"])
-
-
-# Norm and unembedding
 
 
 @pytest.mark.parametrize(("name", "centres"), [("GPT2", True), ("Llama", False)])
@@ -132,9 +128,6 @@ def test_bias_of_the_unembedding_forgotten():
     right_not_wrong(parts.total, pair.tokens.logit_diff(pair.clean_logits)[0], without)
 
 
-# Metrics
-
-
 def test_logit_of_one_token_instead_of_the_difference(it):
     """A constant on all logits is nothing to the model's answer, nor to the difference."""
     _, pair, _ = it
@@ -145,18 +138,16 @@ def test_logit_of_one_token_instead_of_the_difference(it):
 
 def test_kl_from_the_wrong_side():
     p, q = torch.tensor([0.9, 0.1]).log(), torch.tensor([0.5, 0.5]).log()
-    right = torch.tensor(0.9 * math.log(1.8) + 0.1 * math.log(0.2))
-    wrong = torch.tensor(0.5 * math.log(5 / 9) + 0.5 * math.log(5))
-    right_not_wrong(metrics.kl_divergence(p, q), right, wrong)
+    right, wrong = (0.9 * math.log(1.8) + 0.1 * math.log(0.2), -0.5 * math.log(4 * 0.9 * 0.1))
+    right_not_wrong(metrics.kl_divergence(p, q), torch.tensor(right), torch.tensor(wrong))
 
 
 def test_log_probability_of_the_present_token(it):
     """Position i speaks of the token at i + 1."""
     _, pair, _ = it
     tokens, log_probs = pair.tokens.clean, pair.clean_logits[:, :-1].log_softmax(-1)
-    right, wrong = (
-        log_probs.gather(-1, t[..., None])[..., 0] for t in (tokens[:, 1:], tokens[:, :-1])
-    )
+    next_and_present = tokens[:, 1:, None], tokens[:, :-1, None]
+    right, wrong = (log_probs.gather(-1, each)[..., 0] for each in next_and_present)
     right_not_wrong(metrics.next_token_log_probs(pair.clean_logits, tokens), right, wrong)
 
 
@@ -177,62 +168,47 @@ def test_ends_of_the_scale_exchanged():
     right_not_wrong(metrics.normalise(value, clean, corrupted), right, wrong)
 
 
-# Patching
-
-
-def test_noising_taken_for_denoising(it):
-    """The clean activation goes into the corrupted run."""
-    model, pair, cache = it
-    metric, cells = pair.tokens.logit_diff, [Cell(1, "hook_resid_pre", (p,)) for p in range(6)]
-    found = patching.patch_residual(model, pair.tokens.corrupted, cache, metric)[1]
-    right = metric(looped(model, pair.tokens.corrupted, cache, cells))
-    wrong = metric(looped(model, pair.tokens.clean, pair.corrupted_cache, cells))
-    right_not_wrong(found, right, wrong)
-
-
-def test_all_positions_patched(it):
-    """That brings back the clean run whole, at every layer, and shows nothing."""
+def test_noising_taken_for_denoising_and_all_positions_patched(it):
+    """The clean activation goes into the corrupted run, at one position: at all of them it brings
+    back the clean run whole, at every layer, and shows nothing."""
     model, pair, cache = it
     metric, tokens = pair.tokens.logit_diff, pair.tokens.corrupted
     found = patching.patch_residual(model, tokens, cache, metric)
-    everywhere = [Cell(i, "hook_resid_pre", (slice(None),)) for i in range(3)]
-    wrong = metric(looped(model, tokens, cache, everywhere))
-    assert_close(wrong, metric(pair.clean_logits).expand(3), atol=1e-4, rtol=0)
     each = [Cell(i, "hook_resid_pre", (p,)) for i in range(3) for p in range(6)]
-    right_not_wrong(found, metric(looped(model, tokens, cache, each)).view(3, 6), wrong[:, None])
+    right = metric(looped(model, tokens, cache, each)).view(3, 6)
+    noised = metric(looped(model, pair.tokens.clean, pair.corrupted_cache, each)).view(3, 6)
+    right_not_wrong(found, right, noised)
+    everywhere = [Cell(i, "hook_resid_pre", (slice(None),)) for i in range(3)]
+    whole = metric(looped(model, tokens, cache, everywhere))
+    assert_close(whole, metric(pair.clean_logits).expand(3), atol=1e-4, rtol=0)
+    right_not_wrong(found, right, whole[:, None])
 
 
 def test_cache_edited_in_place(it):
-    """Entries share their storage: resid_post of layer 0 is resid_pre of layer 1."""
+    """Entries share their storage: resid_post of layer 0 is resid_pre of layer 1. That our helpers
+    edit none is tested in test_patching."""
     model, pair, cache = it
     _, own = model.run_with_cache(pair.tokens.clean)
     own["resid_post", 0].mul_(2)
     assert not torch.equal(own["resid_pre", 1], cache["resid_pre", 1])
     kept = {key: value.clone() for key, value in cache.items()}
-    patching.patch_blocks(model, pair.tokens.corrupted, cache, pair.tokens.logit_diff)
     attribution.attribute_logit_diff(model, cache, *pair.tokens[2:])
     with ablate(model, [(0, 1)], cache):
         model(pair.tokens.corrupted)
     assert all(torch.equal(cache[key], kept[key]) for key in kept)
 
 
-# Hooks and steering
-
-
 def test_hook_that_returns_nothing(it):
-    """A changed copy that is not returned is lost; ours are, and say when they did not run."""
+    """A changed copy that is not returned is lost; ours are not."""
     model, pair, _ = it
 
     def forgets(z, hook):
-        z = z.clone()
-        z[:, :, 1] = 0
+        z.clone()[:, :, 1] = 0
 
     hooks = [("blocks.1.attn.hook_z", forgets)]
     lost = model.run_with_hooks(pair.tokens.clean, fwd_hooks=hooks)
-    assert torch.equal(lost, pair.clean_logits)
     with ablate(model, [(1, 1)]):
-        found = model(pair.tokens.clean)
-    assert (found - lost).abs().max() > 1e-2
+        assert (model(pair.tokens.clean) - lost).abs().max() > 1e-2
 
 
 def test_misspelt_keyword_swallowed(it):
@@ -245,33 +221,27 @@ def test_misspelt_keyword_swallowed(it):
         ablate(model, [(1, 1)], position=[0])
 
 
-@pytest.mark.parametrize("mistake", ["BOS in the mean", "long prompts counted more"])
-def test_means_of_a_steering_vector(it, mistake):
+def test_bos_in_a_steering_mean_or_long_prompts_counted_more(it):
     """BOS is the same in every prompt and dilutes short ones most; each prompt counts once."""
     model, _, _ = it
     positive, negative = [" The cat", " The dog sat on"], " A rug"
-
-    def stream(text):
-        _, cache = model.run_with_cache(tokenize(model, text))
-        return cache["resid_post", 1][0]
-
-    def mean(text):
-        return stream(text)[1:].mean(0)
-
-    right = torch.stack([mean(text) for text in positive]).mean(0) - mean(negative)
-    if mistake == "BOS in the mean":
-        wrong = torch.stack([stream(text).mean(0) for text in positive]).mean(0)
-        wrong = wrong - stream(negative).mean(0)
-    else:
-        wrong = torch.cat([stream(text)[1:] for text in positive]).mean(0) - mean(negative)
-    right_not_wrong(steering.steering_vector(model, positive, negative, 1), right, wrong)
+    streams = [
+        model.run_with_cache(tokenize(model, text))[1]["resid_post", 1][0]
+        for text in (*positive, negative)
+    ]
+    one, other, minus = (stream[1:].mean(0) for stream in streams)
+    right, counted_more = (one + other) / 2 - minus, (one + 3 * other) / 4 - minus
+    with_bos = [stream.mean(0) for stream in streams]
+    with_bos = (with_bos[0] + with_bos[1]) / 2 - with_bos[2]
+    for wrong in (with_bos, counted_more):
+        found = steering.steering_vector(model, positive, negative, 1)
+        right_not_wrong(found, right, wrong)
 
 
-def test_vector_added_twice(it):
+def test_vector_added_twice(random_model, random_pair):
     """Once per run: at resid_post alone, not also where the next block reads it."""
-    model, pair, cache = it
     vector = torch.randn(24, generator=torch.Generator().manual_seed(0), dtype=DOUBLE)
-    with steering.steer(model, vector, 0, 1.0):
-        _, steered = model.run_with_cache(pair.tokens.clean)
-    before = cache["resid_pre", 1]
+    with steering.steer(random_model, vector, 0, 1.0):
+        _, steered = random_model.run_with_cache(random_pair.tokens.clean)
+    before = random_pair.clean_cache["resid_pre", 1]
     right_not_wrong(steered["resid_pre", 1], before + vector, before + 2 * vector)

@@ -13,7 +13,7 @@ import torch
 from families import run_pair
 from transformer_lens import ActivationCache
 
-from helpers import ablation, attribution, induction, metrics, models, patching, plots, prompts
+from helpers import ablation, attribution, induction, metrics, models, patching, prompts
 from helpers import steering as steer
 
 pytestmark = pytest.mark.usefixtures("readers")
@@ -135,7 +135,6 @@ SPOILT = {  # the ways to spoil an argument of this name
     "other": FLOATS,
     "mask": MASK,
     "metric": METRIC,
-    "cache": cache_with(Z),
     "clean_cache": cache_with(Z, "longer two_rows"),
     "vector": ways(SHAPES + "meta list NaN infinite complex array"),
     "values": NUMBER | instead("mean", torch.ones(3, 4, 6) / 0, torch.zeros(3, 2, 6)),
@@ -145,6 +144,12 @@ OWN = {  # and what is so of one helper alone
     **{(pair_tokens, name): TEXT for name in ("clean", "corrupted", "answer", "distractor")},
     (metrics.next_token_log_probs, "tokens"): IDS,
     (ablation.ablate_each, "metric"): {},
+    # The sum of what is left would quietly be another number than the logit difference.
+    (attribution.attribute_logit_diff, "cache"): cache_with(Z)
+    | {
+        f"without {part}": cache_with(part)["missing"]
+        for part in (MLP, "hook_embed", "hook_pos_embed", "blocks.2.hook_resid_post")
+    },
     (attribution.attribute_neurons, "cache"): cache_with(POST),
     (patching.patch_residual, "clean_cache"): cache_with(RESID, "longer two_rows"),
     (patching.patch_blocks, "clean_cache"): cache_with(MLP, "longer two_rows"),
@@ -173,16 +178,12 @@ def good(random_model):
     named |= {"positive": " The cat", "negative": " The dog", "clean": 1.0, "corrupted": 0.0}
     named |= {"vector": torch.ones(24).double(), "coefficient": 2, "heads": [(0, 1)], "values": 0.0}
     words = {"clean": " The cat", "corrupted": " The dog", "answer": " on", "distractor": " ran"}
-    arguments = {helper: inspect.signature(helper).parameters for helper in HELPERS}
-    return {
-        helper: {name: named[name] for name in names if name in named}
-        for helper, names in arguments.items()
-    } | {pair_tokens: {"model": random_model, **words}}
-
-
-def test_what_is_called_good_is_taken(good):
-    for helper, arguments in good.items():
-        helper(**arguments)
+    takes = {helper: inspect.signature(helper).parameters for helper in HELPERS}
+    made = {helper: {k: named[k] for k in takes[helper] if k in named} for helper in HELPERS}
+    made[pair_tokens] |= words
+    for helper, arguments in made.items():
+        helper(**arguments)  # they are good
+    return made
 
 
 def refused(call, *names) -> None:
@@ -243,35 +244,14 @@ def test_a_cache_says_how_to_make_it_again(good, pair, random_model):
     _, part = random_model.run_with_cache(tokens, names_filter="blocks.1.hook_mlp_out")
     wrong = {"shape": pair.clean_cache, "remove_batch_dim": flat, "without names_filter": part}
     for words, cache in wrong.items():
-        for helper in (patching.patch_residual, patching.attribution_patch):
-            call = good[helper] | {"clean_cache": cache}
-            refused(lambda h=helper, c=call: h(**c), "cache", words)
-        call = good[attribution.attribute_logit_diff] | {"cache": cache}
-        refused(lambda c=call: attribution.attribute_logit_diff(**c), "cache", words)
+        for helper, name in (
+            (patching.patch_residual, "clean_cache"),
+            (patching.attribution_patch, "clean_cache"),
+            (attribution.attribute_logit_diff, "cache"),
+        ):
+            refused(lambda h=helper, c=good[helper] | {name: cache}: h(**c), "cache", words)
     call = good[ablated] | {"values": good[patching.patch_heads]["clean_cache"]}
     refused(lambda: ablated(**call), "expected (1, 3, 4, 6)")
-
-
-@pytest.mark.parametrize("lost", ["blocks.0.attn.hook_z", "blocks.1.hook_mlp_out", "hook_embed",
-                                  "hook_pos_embed", "blocks.2.hook_resid_post"])  # fmt: skip
-def test_a_missing_part_is_never_taken_for_0(good, lost):
-    """The sum would quietly be another number than the model's logit difference."""
-    arguments = dict(good[attribution.attribute_logit_diff])
-    arguments["cache"] = cache_with(lost)["missing"](arguments["cache"])
-    refused(lambda: attribution.attribute_logit_diff(**arguments), "cache")
-
-
-@pytest.mark.parametrize(
-    "bad", [torch.ones(2, 2, device="meta"), "text", None, [[1.0], [1.0, 2.0]], ["a", "b"]]
-)
-def test_figures_refuse_what_is_no_array(bad):
-    two, says = ["a", "b"], {"title": "t", "xlabel": "x", "ylabel": "y"}
-    refused(lambda: plots.heatmap(bad, x=two, y=two, unit="u", **says), "values")
-    refused(lambda: plots.lines({"name": bad}, **says), "name")
-    refused(lambda: plots.bars(bad, two, **says), "values")
-    refused(lambda: plots.scatter(bad, [1, 2], **says), "x")
-    refused(lambda: plots.scatter([1, 2], bad, **says), "y")
-    refused(lambda: plots.attention(bad, two, heads=["h"]), "pattern")
 
 
 def test_loading_refuses_bad_names_devices_and_dtypes():

@@ -31,33 +31,21 @@ def whole(model, pair):
     return SimpleNamespace(model=model, pair=pair)
 
 
-def test_loading_a_spread_model_is_silent(tmp_path, capfd):
-    load_model(EMBEDDED_DIRECTORY, device_map=PLACES, offload_folder=tmp_path)
-    assert capfd.readouterr() == ("", "")
-
-
-@pytest.mark.parametrize("name", ["patch_blocks", "patch_head_positions", "attribution_patch"])
-def test_sweeps_of_a_spread_model_are_those_of_the_whole(spread, whole, name):
+@pytest.mark.parametrize("sweep", [patching.patch_head_positions, patching.attribution_patch])
+def test_sweeps_of_a_spread_model_are_those_of_the_whole(spread, whole, sweep):
     assert not sparse.supports(spread.model, 9)  # not all here
-    found, expected = (
-        getattr(patching, name)(
-            each.model, each.pair.tokens.corrupted, each.pair.clean_cache,
-            each.pair.tokens.logit_diff,
-        )
-        for each in (spread, whole)
-    )  # fmt: skip
-    assert_close(found, expected, **NEAR)
+    grids = []
+    for each in (spread, whole):
+        tokens, cache = each.pair.tokens, each.pair.clean_cache
+        grids.append(sweep(each.model, tokens.corrupted, cache, tokens.logit_diff))
+    assert_close(*grids, **NEAR)
 
 
 def test_steering_a_spread_model(spread, whole):
-    sides, steered = ("I love this", "I hate this"), []
-    vectors = [steering.steering_vector(each.model, *sides, 2) for each in (spread, whole)]
-    # Loading the whole model centres the stream; here it is as in the file.
-    assert_close(vectors[0] - vectors[0].mean(), vectors[1], **NEAR)
-    for each, vector in zip((spread, whole), vectors, strict=True):
-        with steering.steer(each.model, vector, 2, 2.0):
-            steered.append(each.model(each.pair.tokens.clean).log_softmax(-1))
-    assert_close(*steered, **NEAR)
+    """Loading the whole model centres the stream; here it is as in the file."""
+    sides = "I love this", "I hate this", 2
+    found, right = (steering.steering_vector(each.model, *sides) for each in (spread, whole))
+    assert_close(found - found.mean(), right, **NEAR)
 
 
 def test_attribution_refuses_a_spread_model(spread):

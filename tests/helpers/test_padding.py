@@ -17,15 +17,12 @@ ANSWER, DISTRACTOR = torch.tensor([5, 6, 7]), torch.tensor([8, 9, 5])
 NEAR = {"atol": 2e-5, "rtol": 1e-5}
 
 
-@pytest.fixture(
-    scope="module", params=[(n, s) for n in ("GPT2", "Llama") for s in ("right", "left")]
-)
+@pytest.fixture(scope="module", params=["GPT2 right", "Llama left"])
 def batch(request):
     """A model, the padded tokens with their mask, logits and cache, and each text's own run."""
-    name, side = request.param
-    model = bridge(name, DOUBLE)
+    name, side = request.param.split()
+    model, options = bridge(name, DOUBLE), {}
     tokens, mask = tokenize_batch(model, TEXTS)
-    options = {}
     if side == "left":
         tokens, mask = model.to_tokens(TEXTS, prepend_bos=True, padding_side="left"), mask.flip(1)
         options = {"attention_mask": mask.long()}  # else the model attends to the padding
@@ -71,12 +68,10 @@ def test_previous_token_scores_count_real_tokens(batch):
 def test_a_padded_cache_without_a_mask_is_refused():
     model = bridge("GPT2", DOUBLE)
     _, cache = model.run_with_cache(tokenize_batch(model, TEXTS)[0])
-    for function, *arguments in (
-        (attribution.attribute_logit_diff,),
-        (attribution.attribute_neurons, 1),
-    ):
-        with pytest.raises(ValueError, match="row 0 ends in padding"):
-            function(model, cache, *arguments, ANSWER, DISTRACTOR)
+    with pytest.raises(ValueError, match="row 0 ends in padding"):
+        attribution.attribute_logit_diff(model, cache, ANSWER, DISTRACTOR)
+    with pytest.raises(ValueError, match="row 0 ends in padding"):
+        attribution.attribute_neurons(model, cache, 1, ANSWER, DISTRACTOR)
 
 
 def test_the_case_from_the_field(model):
@@ -84,11 +79,8 @@ def test_the_case_from_the_field(model):
     texts = ["The capital of France is", "The Eiffel Tower is in the city of"]
     tokens, mask = tokenize_batch(model, texts)
     assert torch.equal(tokens, model.to_tokens(texts)) and mask.sum(1).tolist() == [6, 9]
-    logits, ids = (
-        model(tokens),
-        [model.to_tokens(w, prepend_bos=False)[0] for w in (" Paris", " Rome")],
-    )
-    answer, distractor = (each.expand(2) for each in ids)
+    logits, words = model(tokens), (" Paris", " Rome")
+    answer, distractor = (model.to_tokens(w, prepend_bos=False)[0].expand(2) for w in words)
     found = metrics.logit_diff(logits, answer, distractor, mask)
     loss = -metrics.next_token_log_probs(logits, tokens, mask).nanmean(1)
     assert_close(found[0], torch.tensor(10.476), atol=0.01, rtol=0)

@@ -8,40 +8,25 @@ import torch
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
-from helpers import metrics
 from helpers.prompts import CAPITAL_PAIRS, CITY_PAIRS, PromptPair, aligned, tokenize
 
 PAIRS = CITY_PAIRS + CAPITAL_PAIRS
 
 
-@pytest.mark.parametrize("one", PAIRS, ids=[f"{p.answer}-{p.distractor}" for p in PAIRS])
-def test_the_lessons_pairs_are_accepted(model, one):
-    tokens = one.tokens(model)
-    assert tokens.clean.shape == tokens.corrupted.shape
-    assert tokens.clean[0, 0] == tokens.corrupted[0, 0] == model.tokenizer.bos_token_id
-    assert model.to_string(tokens.clean[0, 1:]) == one.clean
-    assert model.to_string(tokens.corrupted[0, 1:]) == one.corrupted
-    assert model.to_string(tokens.answer) == one.answer
-    assert model.to_string(tokens.distractor) == one.distractor
-
-
-def test_a_pairs_metric_is_the_logit_difference_of_every_row(pair):
-    tokens = pair.tokens
-    both = torch.cat([pair.clean_logits, pair.corrupted_logits, pair.clean_logits])
-    expected = metrics.logit_diff(both, tokens.answer.expand(3), tokens.distractor.expand(3))
-    assert torch.equal(tokens.logit_diff(both), expected)
-    assert tokens.logit_diff.tokens.tolist() == [tokens.answer.item(), tokens.distractor.item()]
-
-
-# Tiny tokenizers of each kind, and a model that has no more than one
+def test_the_lessons_pairs_are_accepted(model):
+    for one in PAIRS:
+        tokens = one.tokens(model)
+        assert tokens.clean[0, 0] == tokens.corrupted[0, 0] == model.tokenizer.bos_token_id
+        prompts = (tokens.clean[0, 1:], tokens.corrupted[0, 1:], tokens.answer, tokens.distractor)
+        assert PromptPair(*map(model.to_string, prompts)) == one
 
 
 GPT2, LLAMA, OWN = "GPT-2", "Llama", "adds BOS itself"
 
 
 def of_kind(kind: str) -> SimpleNamespace:
-    """A "▁" before each word (Llama), "Ġ" in front of all but the first (GPT-2), or a BOS that is
-    put there by the tokenizer itself."""
+    """No more than a tokenizer: with a "▁" before each word (Llama), "Ġ" in front of all but the
+    first (GPT-2), or one that puts BOS there itself."""
     words = "The A cat dog sat ran on mat rug the".split()
     mark = "▁" if kind == LLAMA else "Ġ"
     tokens = ["<s>", "<unk>", *(mark + word for word in words), *words, mark]
@@ -57,12 +42,10 @@ def of_kind(kind: str) -> SimpleNamespace:
         tokenizer.pre_tokenizer = pre_tokenizers.Sequence([split, byte])
         tokenizer.decoder = decoders.ByteLevel()
     if kind == OWN:
-        tokenizer.post_processor = processors.TemplateProcessing(
-            single="<s> $A", special_tokens=[("<s>", 0)]
-        )
-    fast = PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, bos_token="<s>", eos_token="<s>", unk_token="<unk>"
-    )
+        bos = {"single": "<s> $A", "special_tokens": [("<s>", 0)]}
+        tokenizer.post_processor = processors.TemplateProcessing(**bos)
+    special = {"bos_token": "<s>", "eos_token": "<s>", "unk_token": "<unk>"}
+    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, **special)
 
     def to_tokens(text, prepend_bos, truncate):
         ids = fast(text, add_special_tokens=False).input_ids
@@ -76,7 +59,8 @@ def of_kind(kind: str) -> SimpleNamespace:
     [(GPT2, " mat", " rug"), (LLAMA, "mat", "rug"), (OWN, " mat", " rug")],
 )
 def test_answers_are_the_tokens_that_follow(kind, answer, distractor):
-    """FIELD-CASES 11: with "▁" it is the word without its space."""
+    """FIELD-CASES 11: with "▁" it is the word without its space. The other form is refused with
+    this one; under GPT-2's it is one token too, but not the one that follows."""
     model = of_kind(kind)
     pair = PromptPair("The cat sat on the", "The dog sat on the", answer, distractor)
     tokens = pair.tokens(model)
@@ -85,16 +69,9 @@ def test_answers_are_the_tokens_that_follow(kind, answer, distractor):
         whole = tokenize(model, f"{prompt} {word}")
         assert torch.equal(whole[0, -1:], ids)
         assert torch.equal(whole[:, :-1], tokenize(model, prompt))
-
-
-@pytest.mark.parametrize(
-    ("kind", "wrong", "right"),
-    [(GPT2, "mat", " mat"), (OWN, "mat", " mat"), (LLAMA, " mat", "mat")],
-)
-def test_the_other_form_of_a_word_is_refused_with_the_right_one(kind, wrong, right):
-    """Under GPT-2's it is one token too, but not the one that follows."""
-    with pytest.raises(ValueError, match=rf"answer '{wrong}': .* follows 'The cat'; '{right}' is"):
-        PromptPair("The cat", "The dog", wrong, "rug").tokens(of_kind(kind))
+    wrong = "mat" if answer == " mat" else " mat"
+    with pytest.raises(ValueError, match=rf"answer '{wrong}': .* follows .*; '{answer}' is"):
+        dataclasses.replace(pair, answer=wrong).tokens(model)
 
 
 @pytest.mark.parametrize("kind", [GPT2, LLAMA, OWN])
@@ -119,9 +96,6 @@ def test_bos_stands_in_front_on_models_that_are_read_without(model, monkeypatch)
     assert (ids == model.tokenizer.bos_token_id).tolist() == [True] + [False] * (len(ids) - 1)
 
 
-# Pairs that line up
-
-
 def test_aligned_pairs_come_with_their_tokens_and_the_rest_is_counted(model, capsys):
     odd = PromptPair("The Eiffel Tower is in", "The", " Paris", " Rome")
     assert len(aligned(iter(PAIRS), model)) == len(PAIRS) and capsys.readouterr().out == ""
@@ -140,17 +114,16 @@ FIRST = CITY_PAIRS[0]
 
 
 @pytest.mark.parametrize(
-    ("changes", "texts", "words"),
+    ("changes", "words"),
     [
-        ({"corrupted": "The"}, [FIRST.clean, "The"], "tokens, so position i .* reword one"),
-        ({"corrupted": FIRST.clean}, [FIRST.clean], "are the same tokens"),
-        ({"distractor": FIRST.answer}, [], "answer and distractor are the same token, ' Paris'"),
-        ({"answer": " Paris Rome"}, [], r"answer ' Paris Rome': its tokens  Paris\| Rome"),
-        ({"distractor": " Paris Rome"}, [], r"distractor ' Paris Rome': its tokens  Paris\| Rome"),
+        ({"corrupted": "The"}, "tokens, so position i .* reword one"),
+        ({"corrupted": FIRST.clean}, "are the same tokens"),
+        ({"distractor": FIRST.answer}, "answer and distractor are the same token, ' Paris'"),
+        ({"answer": " Paris Rome"}, r"answer ' Paris Rome': its tokens  Paris\| Rome"),
     ],
 )
-def test_pairs_that_cannot_be_patched_are_refused_with_their_tokens(model, changes, texts, words):
+def test_pairs_that_cannot_be_patched_are_refused(model, changes, words):
     with pytest.raises(ValueError, match=words) as raised:
         dataclasses.replace(FIRST, **changes).tokens(model)
-    for text in texts:
-        assert "|".join(model.to_str_tokens(text)) in str(raised.value)
+    if "corrupted" in changes:
+        assert "|".join(model.to_str_tokens(FIRST.clean)) in str(raised.value)

@@ -41,15 +41,13 @@ LEAST = {
 
 
 def test_it_can_do_what_the_lessons_need(measured):
+    """A fact is at the subject alone entering the first blocks, at the end alone entering the
+    last."""
     assert [name for name, least in LEAST.items() if measured[name] < least] == []
     assert measured["lazy_dog"]
     assert measured["log_prob_second"] - measured["log_prob_first"] > 5
     for side in ("p_positive", "p_negative"):  # steering has room both ways
         assert 0.35 <= measured[side] <= 0.65
-
-
-def test_a_fact_moves_from_the_subject_to_the_last_token(measured):
-    """Entering the first blocks it is at the subject only, entering the last at the end only."""
     at_subject, at_last = measured["at_subject"], measured["at_last"]
     assert at_subject[0] + at_subject[1] > 1.0 and max(at_last[:2]) < 0.5
     assert at_last[-1] > 0.8 and at_subject[-1] < 0.2
@@ -61,13 +59,6 @@ def test_the_card_prints_the_figures_of_the_shipped_weights(measured):
     assert set(printed) == set(measured)
     for name in ("parameters", "capitals_canonical", "landmarks_canonical", "induction_head"):
         assert printed[name] == evaluate.show(measured[name])
-
-
-def test_lesson_words_are_one_token(loaded):
-    _, encode = loaded
-    words = [*facts.CAPITALS, *facts.CAPITALS.values(), *facts.LANDMARKS.values(), *facts.NAMES]
-    words += [*facts.POSITIVE, *facts.NEGATIVE, "love", "hate", "dog", "store", "drink", "movie"]
-    assert [w for w in words if len(encode(" " + w)) != 2] == []  # BOS and the word
 
 
 def test_pairs_line_up_subject_included_under_both_tokenizers_and_are_known(loaded):

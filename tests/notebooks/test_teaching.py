@@ -1,7 +1,6 @@
 """docs/: what it names exists, what it adds up adds up, and no figure is left out."""
 
 import re
-import string
 from datetime import datetime
 
 import pytest
@@ -12,7 +11,6 @@ from helpers import plots
 DOCS = ROOT / "docs"
 PAGES = sorted(DOCS.glob("*.md"))
 ENTRY = r'<a id="([\w-]+)"></a>\*\*(.+?)\*\*(?: \(also .+?\))?: (.+) \[.+?\]\((\S+)\)'
-pages = pytest.mark.parametrize("page", PAGES, ids=lambda path: path.stem)
 
 
 def text(name: str) -> str:
@@ -29,15 +27,14 @@ def minutes() -> dict[str, int]:
     return {number: int(time) for number, time in found}
 
 
-@pages
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: path.stem)
 def test_links_and_parts_that_are_named_exist(page):
-    prose = re.sub(r"```.*?```|`[^`]*`", "", page.read_text("utf-8"), flags=re.S)
-    for target in re.findall(r"\]\(([^)\s]+)\)", prose):
-        if not target.startswith(("https://", "#")):
-            assert (DOCS / target.partition("#")[0]).exists(), target
-    for number, *places in re.findall(
-        r"[Nn]otebook (\d)\b(?:, Parts? (\d)(?: to (\d))?)?", page.read_text("utf-8")
-    ):
+    source = page.read_text("utf-8")
+    prose = re.sub(r"```.*?```|`[^`]*`", "", source, flags=re.S)
+    for target in re.findall(r"\]\((?!https://|#)([^)\s]+)\)", prose):
+        assert (DOCS / target.partition("#")[0]).exists(), target
+    pattern = r"[Nn]otebook (\d)\b(?:, Parts? (\d)(?: to (\d))?)?"
+    for number, *places in re.findall(pattern, source):
         parts = re.findall(r"^Part (\d)", "\n".join(headings(NAMES[int(number) - 1])), re.M)
         assert set(filter(None, places)) <= set(parts), (number, places)
 
@@ -58,6 +55,12 @@ def test_exercises_and_cells_that_are_named_exist(minutes):
         assert set(named) <= cells.keys(), name
 
 
+def passed(start: str, end: str) -> int:
+    """Minutes."""
+    one, other = (datetime.strptime(time, "%H:%M") for time in (start, end))
+    return int((other - one).total_seconds()) // 60
+
+
 def test_every_minute_is_accounted_for_and_nobody_works_two_hours_without_a_break(minutes):
     days = re.findall(r"(?m)^\| start \|.*\n\|[-|]+\n((?:\|.*\n)+)", text("timetables.md"))
     assert len(days) == 5
@@ -65,7 +68,7 @@ def test_every_minute_is_accounted_for_and_nobody_works_two_hours_without_a_brea
         rows = [row.strip("| \n").split(" | ") for row in day.splitlines()]
         since = before = rows[0][0]
         for start, end, n, what in rows:
-            assert start == before and passed(start, end) == int(n) > 0, what  # no gap, no overlap
+            assert start == before and passed(start, end) == int(n) > 0, what
             exercises = re.findall(r"\b\d\.\d\b", what)
             assert sum(minutes[number] for number in exercises) <= int(n), what
             if what in ("Break", "Lunch"):
@@ -73,12 +76,6 @@ def test_every_minute_is_accounted_for_and_nobody_works_two_hours_without_a_brea
                 since = end
             before = end
         assert passed(since, end) <= 140
-
-
-def passed(start: str, end: str) -> int:
-    """Minutes."""
-    one, other = (datetime.strptime(time, "%H:%M") for time in (start, end))
-    return int((other - one).total_seconds()) // 60
 
 
 def test_glossary_entries_are_in_order_with_one_sentence_and_one_link():
@@ -108,15 +105,16 @@ def test_every_figure_is_told_in_words():
 
 
 def test_the_numbers_of_a_figure_can_be_printed(capsys):
-    code = re.search(r"```python\n(.*?)```", text("accessibility.md"), re.S)[1]
     names: dict = {}
-    exec(code, names)
+    exec(re.search(r"```python\n(.*?)```", text("accessibility.md"), re.S)[1], names)
     axes = {"title": "t", "xlabel": "x", "ylabel": "y"}
-    columns, said = list(string.ascii_lowercase[:2]), [["so", "then"]]
-    names["numbers"](plots.heatmap([[1, 0.5]], x=columns, y=["r"], unit="u", text=said, **axes))
-    names["numbers"](plots.lines({"one": [0.25, 0.5]}, **axes))
-    names["numbers"](plots.bars([0.75, 0.5], ["p", "q"], **axes))
-    names["numbers"](plots.scatter([1, 2], [3, 4], hover=["u", "v"], diagonal=True, **axes))
-    out = capsys.readouterr().out
-    assert "columns: a b" in out and "1.00 so 0.50 then" in out
-    assert "one" in out and "(1, 0.50)" in out and "q (1, 0.50)" in out and "v (2.0, 4.00)" in out
+    said = {"x": ["a", "b"], "y": ["r"], "unit": "u", "text": [["so", "then"]]}
+    for figure, words in (
+        (plots.heatmap([[1, 0.5]], **said, **axes), ["columns: a b", "1.00 so 0.50 then"]),
+        (plots.lines({"one": [0.25, 0.5]}, **axes), ["one", "(1, 0.50)"]),
+        (plots.bars([0.75, 0.5], ["p", "q"], **axes), ["q (1, 0.50)"]),
+        (plots.scatter([1, 2], [3, 4], hover=["u", "v"], **axes), ["v (2.0, 4.00)"]),
+    ):
+        names["numbers"](figure)
+        out = capsys.readouterr().out
+        assert all(word in out for word in words), out

@@ -65,22 +65,22 @@ def test_what_is_wrong_is_named_with_its_fix(verdict, monkeypatch, name):
     assert out.splitlines()[-1] == f"Verdict: NOT READY ({name})"
 
 
-def test_a_model_that_is_not_there_is_named(verdict, monkeypatch):
-    monkeypatch.setenv("TUTORIAL_MODEL", "./nowhere")
-    _, out = verdict()
-    assert "FAIL model" in out and "is no directory" in out and "-> unset TUTORIAL_MODEL" in out
-
-
-def test_a_browser_is_found_without_a_desktop(verdict, monkeypatch, tmp_path):
+def test_a_model_that_is_not_there_is_named_and_a_browser_found_without_a_desktop(
+    verdict, monkeypatch, tmp_path
+):
     """On a machine without a display `webbrowser` knows none, Chromium or not."""
+    monkeypatch.setenv("TUTORIAL_MODEL", "./nowhere")
     monkeypatch.setattr(preflight.webbrowser, "get", lambda: 1 / 0)
     (tmp_path / "chromium").touch(mode=0o755)
     monkeypatch.setattr(preflight.webbrowser, "Error", ZeroDivisionError)
     for path, words in ((str(tmp_path), "with chromium"), ("", "no browser on this machine")):
         monkeypatch.setenv("PATH", path)
-        assert words in verdict()[1]
+        _, out = verdict()
+        assert words in out and "FAIL model" in out and "is no directory" in out
+    assert "-> unset TUTORIAL_MODEL" in out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("encoding", ["cp1252", "ascii"])
 def test_a_name_that_the_console_cannot_write_is_no_failure(tmp_path, encoding):
     """FIELD-CASES 15: output redirected where the encoding is cp1252."""
