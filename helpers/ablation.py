@@ -11,7 +11,7 @@ from transformer_lens import ActivationCache
 
 from helpers import inputs
 from helpers.engine import HEADS
-from helpers.metrics import Metric
+from helpers.metrics import Metric, measured
 
 # A number, each head's mean, or another run's cache.
 Values = float | Float[Tensor, "n_layers n_heads d_head"] | Mapping | ActivationCache
@@ -64,7 +64,8 @@ def ablate_each(
     effects = []
     for layer in tqdm(range(model.cfg.n_layers), unit="layer", delay=2, leave=False):
         hooks = [(f"blocks.{layer}.{HEADS}", hook_function)]
-        effects.append(metric(model.run_with_hooks(tokens.expand(n, -1), fwd_hooks=hooks)))
+        logits = model.run_with_hooks(tokens.expand(n, -1), fwd_hooks=hooks)
+        effects.append(measured(metric(logits), n))
     return torch.stack(effects)
 
 
@@ -81,8 +82,8 @@ def _replacement(model, values: Values, positions: Places):
     def replace(z: Tensor, layer: int, those: list[tuple[int | slice, int]]) -> Tensor:
         length, name = z.shape[1], f"blocks.{layer}.{HEADS}"
         places = list(range(length) if positions is None else positions)
-        if wrong := [place for place in places if not -length <= place < length]:
-            raise ValueError(f"positions: {wrong[0]} is out of range for {length} positions")
+        for place in places:
+            inputs.expect_int("positions", place, -length, length - 1)
         if of_a_run:
             new = inputs.expect_activation(values, name, model, batch=1, pos=length)[0]
         else:

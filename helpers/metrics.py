@@ -35,6 +35,15 @@ class LastToken:
         return self.function(logits[:, -1, self.tokens])
 
 
+def measured(values: Tensor, rows: int) -> Float[Tensor, "rows"]:
+    """What a metric gave, checked to be one finite number a row; TypeError or ValueError else."""
+    if (got := getattr(values, "shape", type(values).__name__)) != (rows,):
+        fix = f"got {got}; do not average over rows or call .item()"
+        raise ValueError(f"metric: expected one number for each of the {rows} rows, {fix}")
+    inputs.expect_finite("metric", values, [*inputs.FLOATS, *inputs.IDS])  # a rank is an int
+    return values
+
+
 def at_last(
     values: Float[Tensor, "batch pos *rest"], mask: Mask = None
 ) -> Float[Tensor, "batch *rest"]:

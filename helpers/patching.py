@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from helpers import inputs
 from helpers.engine import ATTENTION, HEADS, MLP, RESIDUAL, SITES, Cell, hooks, sparse
-from helpers.metrics import Metric
+from helpers.metrics import Metric, measured
 
 MAX_BYTES = 512 * 2**20  # the memory that one pass may take, beside the model and the cache
 
@@ -78,7 +78,7 @@ def attribution_patch(
     fwd_hooks = [(name, partial(keep, name)) for name in names]  # hook.name may be an alias
     with torch.enable_grad():
         logits = model.run_with_hooks(corrupted_tokens, fwd_hooks=fwd_hooks)
-        total = _measured(metric(logits), len(logits)).sum()
+        total = measured(metric(logits), len(logits)).sum()
         gradients = torch.autograd.grad(total, list(kept.values()))
     slopes = dict(zip(kept, gradients, strict=True))
     gain = {n: ((clean_cache[n] - at.detach()) * slopes[n])[0] for n, at in kept.items()}
@@ -101,8 +101,8 @@ def sweep(
     values = []
     for start in tqdm(range(0, len(cells), at_once), unit="pass", delay=2, leave=False):
         chunk = [cells[i] for i in order[start : start + at_once]]
-        measured = engine.measure(model, corrupted_tokens, clean_cache, chunk, metric)
-        values.append(_measured(measured, len(chunk)))
+        found = engine.measure(model, corrupted_tokens, clean_cache, chunk, metric)
+        values.append(measured(found, len(chunk)))
     return torch.cat(values)[torch.tensor(order).argsort()]
 
 
@@ -135,12 +135,3 @@ def _check(model, tokens: Tensor, cache, cells: list[Cell]) -> list[str]:
     for name in names:
         inputs.expect_activation(cache, name, model, batch=1, pos=tokens.shape[1])
     return names
-
-
-def _measured(values: Tensor, rows: int) -> Float[Tensor, "rows"]:
-    """The metric of each row, checked to be one finite number a row."""
-    if (got := getattr(values, "shape", type(values).__name__)) != (rows,):
-        fix = f"got {got}; do not average over rows or call .item()"
-        raise ValueError(f"metric: expected one number for each of the {rows} rows, {fix}")
-    inputs.expect_finite("metric", values, [*inputs.FLOATS, *inputs.IDS])  # a rank is an int
-    return values

@@ -143,7 +143,6 @@ OWN = {  # and what is so of one helper alone
     **{(helper, "logits"): FLOATS for helper in (metrics.kl_divergence, metrics.entropy)},
     **{(pair_tokens, name): TEXT for name in ("clean", "corrupted", "answer", "distractor")},
     (metrics.next_token_log_probs, "tokens"): IDS,
-    (ablation.ablate_each, "metric"): {},
     # The sum of what is left would quietly be another number than the logit difference.
     (attribution.attribute_logit_diff, "cache"): cache_with(Z)
     | {
@@ -231,7 +230,7 @@ def test_what_does_not_fit_together_is_refused(good):
         (["head: expected an int"], ablated, model, [(0, 1.0)], 0.0),
         (["heads: expected at least one"], ablated, model, [], 0.0),
         (["hook_z' is not in it"], ablated, model, [(0, 1)], {}),
-        (["positions: 9 is out"], ablation.ablate_each, model, 1 + zeros[:1], entropy, 0.0, [9]),
+        (["positions 9 is out"], ablation.ablate_each, model, 1 + zeros[:1], entropy, 0.0, [9]),
         (["expected one of residual"], patching.grid, model, one[None], "neurons"),
     ):
         refused(lambda f=function, a=arguments: f(*a), *words)

@@ -99,6 +99,15 @@ def test_a_borrowed_bos_is_said_and_used_by_the_model_itself(copy):
     assert torch.equal(model(TEXT), model(model.to_tokens(TEXT, prepend_bos=True)))
 
 
+def test_bos_stands_in_front_where_the_library_leaves_it_out(tmp_path):
+    """As for Pythia: `model(text)` and `tokenize` must read the same."""
+    families.network.__wrapped__("GPTNeoX").save_pretrained(tmp_path)
+    with families.tokenizer() as words:
+        words.save_pretrained(tmp_path)
+    model, text = load_model(tmp_path), " The cat sat"
+    assert torch.equal(model(text), model(model.to_tokens(text, prepend_bos=True)))
+
+
 def test_a_broken_cache_is_refused(monkeypatch, directory):
     """What transformers 5.24 does to transformer_lens 4.3: the cache stays empty."""
     monkeypatch.setattr(
