@@ -86,6 +86,7 @@ def test_the_estimate_is_the_slope_of_a_small_patch(name, what):
     """Against sweeps towards a cache that is a small step away; no gradient is taken, and none is
     left or needed: the parameters are frozen."""
     model = bridge(name, torch.float64)
+    model.zero_grad()  # another test's
     pair = run_pair(model, families.PAIR.tokens(model))
     step = 1e-4 if name == "GPT2" else 1e-2  # RMSNorm computes in single precision
 
