@@ -43,7 +43,6 @@ FIGURES = {
     "6. Steering, or a logit bias?": ("06", "direct"),
 }
 FIGURE = "application/vnd.plotly.v1+json"
-WIDGET = "application/vnd.jupyter.widget-view+json"  # needs a kernel; its still picture stays
 
 
 def executed(model: str) -> list[Path]:
@@ -93,10 +92,8 @@ def page(notebook: nbformat.NotebookNode, name: str, model: str) -> nbformat.Not
             cell.metadata.setdefault("tags", []).append("hide-input")  # plumbing, a click away
         for output in cell.get("outputs", []):
             data = output.get("data", {})
-            data.pop(WIDGET, None)
             if FIGURE in data:
                 data["text/html"] = drawn(data.pop(FIGURE))
-    notebook.metadata.pop("widgets", None)
     repo, tag = repository()
     switch = "".join(
         f"<b>{each}</b>" if each == model else f'<a href="../{each}/{name}.html">{each}</a>'
