@@ -1,7 +1,5 @@
 """Checks of notebook 1's exercises."""
 
-from functools import partial
-
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -12,9 +10,10 @@ from exercises.grading import (
     compare,
     exercise,
     expect,
+    on_model,
+    place,
     second_model,
     step,
-    unchanged,
     value,
 )
 from helpers.architecture import attention_bias, query_key_value
@@ -27,139 +26,142 @@ def mean_norm(attempt) -> None:
     lengths = torch.tensor([[900.0, 3.0, 5.0, 4.0], [700.0, 2.0, 2.0, 5.0]])
     resid = lengths[..., None] * torch.tensor([0.6, 0.0, 0.8])
     resid = resid * torch.tensor([1.0, 1.0, -1.0, 1.0])[:, None]  # not all in one direction
+    rest = resid[:, 1:]
     mistakes = {
         "Position 0 is counted: start at position 1.": lengths.mean(1),
         "Position 0 is left out of the sum but still counted in the mean.": [3.0, 2.25],
-        "This is one norm over all positions; take the norm of each, then the mean.": (
-            resid[:, 1:].norm(dim=(1, 2))
+        "The last position is left out, not position 0.": lengths[:, :-1].mean(1),
+        "This is one norm over all; take that of each position, then the mean.": rest.norm(
+            dim=(1, 2)
         ),
         "This is the sum over the positions, not their mean.": [12.0, 9.0],
-        "The length of a vector is the root of its summed squares, not the sum of its entries.": (
-            resid[:, 1:].abs().sum(-1).mean(1)
-        ),
-        "This is the squared length; take the root.": resid[:, 1:].square().sum(-1).mean(1),
-        "You took the mean vector's length; take the length of each vector, then the mean.": (
-            resid[:, 1:].mean(1).norm(dim=-1)
+        "A length is the root of summed squares, not a sum of entries.": rest.abs().sum(-1).mean(1),
+        "This is the squared length; take the root.": rest.square().sum(-1).mean(1),
+        "This is the mean vector's length; take that of each vector, then the mean.": (
+            rest.mean(1).norm(dim=-1)
         ),
     }
     compare(answer(attempt, resid), [4.0, 3.0], mistakes)
     compare(answer(attempt, resid[:1, :3]), [4.0])  # another batch and length
 
 
-class Only:
-    """A cache from which some activations can be read and no others."""
+class Only(dict):
+    """What may be read of a cache, by name or by (name, layer); the rest is not in it."""
 
-    def __init__(self, cache, allowed: tuple[str, ...]):
-        self.cache, self.allowed = cache, allowed
-
-    def __getitem__(self, key):
-        name = key if isinstance(key, str) else key[0]
-        if name.rsplit(".hook_")[-1] not in self.allowed:
-            raise Wrong(f"{name!r} is not to be read here, only {' and '.join(self.allowed)}.")
-        return self.cache[key]
+    def __missing__(self, key):
+        name, layer = key if isinstance(key, tuple) and len(key) == 2 else (key, None)
+        if (full := f"blocks.{layer}.hook_{name}") in self:
+            return self[full]
+        raise Wrong(f"{key!r} is not to be read here, only 'attn_out' and 'mlp_out' of a layer.")
 
 
 @exercise("1.2", "Rebuild the stream")
 def rebuild(attempt, model) -> None:
     """The sum must be the stream after every block, on two models."""
     for each in (model, second_model(model)):
-        _, cache = each.run_with_cache(each.to_tokens("The capital of Italy is", prepend_bos=True))
-        start = cache["resid_pre", 0]
-        allowed = Only(cache, ("attn_out", "mlp_out"))
-        for layer in range(each.cfg.n_layers):
+        _, cache = _run(each)
+        layers, start = range(each.cfg.n_layers), cache["resid_pre", 0]
+        both = {
+            f"blocks.{i}.hook_{n}": cache[n, i] for i in layers for n in ("attn_out", "mlp_out")
+        }
+        for layer in layers:
+            attention, mlp = (cache[name, layer] for name in ("attn_out", "mlp_out"))
             right = cache["resid_post", layer]
             mistakes = {
                 f"This is the stream *entering* block {layer}: `range(layer)` stops too early.": (
                     cache["resid_pre", layer]
                 ),
-                f"The MLP of block {layer} is missing.": right - cache["mlp_out", layer],
-                f"The attention of block {layer} is missing.": right - cache["attn_out", layer],
+                f"The MLP of block {layer} is missing.": right - mlp,
+                f"The attention of block {layer} is missing.": right - attention,
                 "What the blocks add is there, but not what they add to: `start`.": right - start,
-                "Only one block is added; the stream holds what all of them wrote up to here.": (
-                    start + cache["attn_out", layer] + cache["mlp_out", layer]
-                ),
+                "Only one block is added; all up to here wrote.": start + attention + mlp,
                 "Only the MLPs are added; attention writes too.": (
                     start + sum(cache["mlp_out", i] for i in range(layer + 1))
                 ),
                 "Only attention is added; the MLPs write too.": (
                     start + sum(cache["attn_out", i] for i in range(layer + 1))
                 ),
+                "All blocks are added; stop after block `layer`.": cache["resid_post", layers[-1]],
             }
-            got = answer(attempt, start, allowed, layer)
-            compare(got, right, mistakes, tolerance=1e-3)
+            with on_model(each is model):
+                compare(answer(attempt, start, Only(both), layer), right, mistakes, 1e-3)
 
 
 @exercise("1.3", "Ablate a head at one position")
 def ablate_last(attempt, model) -> None:
     """Second route: the head's share is taken off what attention adds, at the last position."""
-    for each in (model, second_model(model)):
-        texts = [f"The capital of {country} is" for country in ("Italy", "France")]
+    for each, text in ((model, "The capital of"), (second_model(model), "The capital city of")):
+        texts = [f"{text} {country} is" for country in ("Italy", "France")]
         tokens = torch.cat([each.to_tokens(text, prepend_bos=True) for text in texts])
-        for layer, head in ((0, each.cfg.n_heads - 1), (each.cfg.n_layers - 1, 0)):
+        n_layers, n_heads = each.cfg.n_layers, each.cfg.n_heads
+        for layer, head in ((0, n_heads - 1), (n_layers - 1, 0)):
             plain = each(tokens)
-            with unchanged(each, tokens):
-                got = answer(attempt, each, tokens, layer, head, like=plain)
-            change, large = got - plain, plain.abs().max()
-            expect(
-                bool(change.abs().max() > 1e-6 * large),
-                "Nothing has changed: does the hook return the edited tensor, and is its name "
-                "right?",
-            )
-            expect(
-                bool(change[:, :-1].abs().max() < 1e-4 * large),
-                "Predictions before the last position have changed: `z[:, :, head]` is every "
-                "position; write to the last one only.",
-            )
-            without = partial(_without, each, tokens)
-            n_layers, n_heads = each.cfg.n_layers, each.cfg.n_heads
-            right = without(layer, [head])
+            right = _without(each, tokens, layer, [head])
             mistakes = {
                 "All heads of the layer are ablated: axis 2 of z chooses the head.": (
-                    without(layer, range(n_heads))
+                    _without(each, tokens, layer, range(n_heads))
                 ),
                 f"This is another head than {layer}.{head}.": (
-                    without(layer, [(head + 1) % n_heads])
+                    _without(each, tokens, layer, [(head + 1) % n_heads])
                 ),
-                f"This is another layer than {layer}.": without(n_layers - 1 - layer, [head]),
-                "The head is halved, not removed.": without(layer, [head], 0.5),
-                "The first prompt of the batch only; there are two.": (
-                    right * torch.tensor([[1.0], [0.0]]).to(right)
+                f"This is another layer than {layer}.": (
+                    _without(each, tokens, n_layers - 1 - layer, [head])
+                ),
+                "The head is halved, not removed.": _without(each, tokens, layer, [head], 0.5),
+                "One prompt of the batch only; there are two.": torch.stack(
+                    [right[0], 0 * right[1]]
+                ),
+                "One prompt of the batch only; there are two. ": (
+                    torch.stack([0 * right[0], right[1]])
                 ),
             }
-            compare(change[:, -1], right, mistakes, tolerance=1e-2)
+            with on_model(each is model):
+                change = answer(attempt, each, tokens, layer, head, like=plain) - plain
+                large = plain.abs().max()
+                expect(
+                    bool(change.abs().max() > 1e-6 * large),
+                    "Nothing has changed: does the hook return the edited tensor, and is its name "
+                    "right?",
+                )
+                expect(
+                    bool(change[:, :-1].abs().max() < 1e-4 * large),
+                    "Predictions before the last position have changed: write to `z[:, -1, head]` "
+                    "and return logits, not their change.",
+                )
+                compare(change[:, -1], right, mistakes, tolerance=1e-2)
 
 
 @exercise("1.4", "Find the head that attends one back")
 def previous_token_head(attempt, model) -> None:
-    """On the model itself its score is the largest or nearly; then the model is given another."""
-    n_layers, n_heads = model.cfg.n_layers, model.cfg.n_heads
-    with unchanged(model):
-        layer, head = _head(answer(attempt, model), n_layers, n_heads)
+    """On the model itself its score is the largest or nearly; then two models are given another."""
+    found = place(answer(attempt, model), model)
     patterns = _patterns(model)
     scores = torch.stack([previous_token_scores(pattern) for pattern in patterns])
     to_self = torch.stack([p.diagonal(0, -2, -1)[..., 1:].mean((0, -1)) for p in patterns])
-    if scores[layer, head] < scores.max() - 0.05:
-        hint = "" if to_self[layer, head] < 0.5 else " It attends to the token itself."
+    if scores[found] < scores.max() - 0.05:
+        hint = "" if to_self[found] < 0.5 else " It attends to the token itself."
         raise Wrong(
-            f"Head {layer}.{head} gives the previous token {scores[layer, head]:.2f} of its "
+            f"Head {found[0]}.{found[1]} gives the previous token {scores[found]:.2f} of its "
             f"attention on random tokens; another gives it {scores.max():.2f}.{hint}"
         )
-    for planted in ((0, n_heads - 1), (n_layers - 1, 0)):
-        with model.hooks(fwd_hooks=_one_back(n_layers, *planted)):
-            got = _head(answer(attempt, model), n_layers, n_heads)
-        expect(
-            got == planted,
-            f"Right on this model. But made to have another head that attends one back, "
-            f"{planted[0]}.{planted[1]}, you still say {got[0]}.{got[1]}: search all heads.",
-        )
+    for each in (model, second_model(model)):
+        for head in ((0, each.cfg.n_heads - 1), (each.cfg.n_layers - 1, 1)):
+            with each.hooks(fwd_hooks=_one_back(each.cfg.n_layers, *head)):
+                got = place(answer(attempt, each), each)
+            expect(
+                got == head,
+                f"Right on this model. But where {head[0]}.{head[1]} of {each.cfg.n_layers} layers "
+                f"with {each.cfg.n_heads} heads is made to attend one back, and others to position "
+                f"0 or evenly, you say {got[0]}.{got[1]}: search all heads, over all queries.",
+            )
 
 
 @exercise("1.5", "Which neurons write position 0?")
 def neuron_writers(neuron_shares, norm_without, model) -> None:
     """Shares against a second route, on two models; then what is left without the found ones."""
-    for each in (model, second_model(model)):
-        tokens = each.to_tokens("The capital of Italy is", prepend_bos=True)
-        _, cache = each.run_with_cache(tokens)
+    models = (model, second_model(model))
+    for each in models:
+        _, cache = _run(each)
         for layer in (0, each.cfg.n_layers - 1):
             post, W_out = cache["post", layer][0], each.W_out[layer]
             total = post[0] @ W_out  # what the neurons write together, the bias left out
@@ -176,6 +178,10 @@ def neuron_writers(neuron_shares, norm_without, model) -> None:
                 "the sum.": length / length.sum(),
                 "these are the lengths of what each writes; a share says how far it goes the way "
                 "of the sum.": length,
+                "a share has a sign: some neurons write against the sum.": right.abs(),
+                "these are cosines; a share grows with what the neuron writes.": (
+                    right * total.norm() / length
+                ),
                 "this is the last position; wanted is position 0.": _shares(post[-1], W_out),
                 "this is what they say, `post`; multiply with W_out.": post[0],
                 "`pre` is what a neuron hears; `post` is what it says.": (
@@ -187,45 +193,55 @@ def neuron_writers(neuron_shares, norm_without, model) -> None:
                     _shares(cache["post", 0][0, 0], each.W_out[0])
                 ),
             }
-            with step(1):
+            with step(1, each is model):
                 compare(answer(neuron_shares, each, cache, layer), right, mistakes, 1e-2)
-    for each in (model, second_model(model)):
-        tokens = each.to_tokens("The capital of Italy is", prepend_bos=True)
-        _, cache = each.run_with_cache(tokens)
-        layer = max(range(each.cfg.n_layers), key=lambda i: _mlp_share(cache, i))
-        post, stream = cache["post", layer][0], cache["resid_post", layer][0]
-        writes = post[0][:, None] * each.W_out[layer]  # (neuron, d_model)
-        order = (writes @ writes.sum(0)).argsort(descending=True)
-        for count in (2, 5):
-            gone = writes[order[:count]].sum(0)
-            mistakes = {
-                "nothing was removed; does the hook return the edited tensor?": stream[0].norm(),
-                "this is the last position; wanted is position 0.": stream[-1].norm(),
-                "these neurons alone are left; wanted is all but them.": (
-                    stream[0] - writes.sum(0) + gone
-                ).norm(),
-                "these are the neurons of smallest share.": (
-                    stream[0] - writes[order[-count:]].sum(0)
-                ).norm(),
-                "this is one neuron too few.": (stream[0] - gone + writes[order[count - 1]]).norm(),
-                "this is the MLP's output; wanted is the stream after the block.": (
-                    cache["mlp_out", layer][0, 0] - gone
-                ).norm(),
-                "this is the norm over all positions; wanted is position 0.": (
-                    torch.cat([stream[:1] - gone, stream[1:]]).norm()
-                ),
-            }
-            with step(2), unchanged(each, tokens):
-                got = answer(norm_without, each, tokens, layer, count)
-                compare(got, (stream[0] - gone).norm(), mistakes)
+    for each in models:
+        for layer in (0, each.cfg.n_layers - 1):
+            for count in (2, each.cfg.d_mlp // 2):
+                with step(2, each is model):
+                    _expect_without_neurons(norm_without, each, layer, count)
+
+
+def _expect_without_neurons(norm_without, model, layer: int, count: int) -> None:
+    tokens, cache = _run(model)
+    post, stream = cache["post", layer][0], cache["resid_post", layer][0]
+    writes = post[0][:, None] * model.W_out[layer]  # (neuron, d_model)
+    order = (writes @ writes.sum(0)).argsort(descending=True)
+    gone = writes[order[:count]].sum(0)
+    mistakes = {
+        "nothing was removed; does the hook return the edited tensor?": stream[0].norm(),
+        "this is the last position; wanted is position 0.": stream[-1].norm(),
+        "these neurons alone are left; wanted is all but them.": (
+            stream[0] - writes.sum(0) + gone
+        ).norm(),
+        "these are the neurons of smallest share.": (
+            stream[0] - writes[order[-count:]].sum(0)
+        ).norm(),
+        "this is one neuron too few.": (stream[0] - writes[order[: count - 1]].sum(0)).norm(),
+        "this is the MLP's output; wanted is the stream after the block.": (
+            cache["mlp_out", layer][0, 0] - gone
+        ).norm(),
+        "this is the norm over all positions; wanted is position 0.": (
+            torch.cat([stream[:1] - gone, stream[1:]]).norm()
+        ),
+    }
+    seen = []  # what later positions are while the learner's code runs
+    watch = (f"blocks.{layer}.hook_resid_post", lambda x, hook: seen.append(x[0, 1:].clone()))
+    with model.hooks(fwd_hooks=[watch]):
+        got = answer(norm_without, model, tokens, layer, count)
+    compare(got, (stream[0] - gone).norm(), mistakes)
+    expect(
+        all(torch.allclose(rest, stream[1:], atol=1e-3) for rest in seen if len(rest) > 2),
+        "position 0 is right, but the neurons are removed at other positions, too.",
+    )
 
 
 @exercise("1.6", "Weigh attention by what it moves")
 def weigh(messages, position_0, model) -> None:
     """Messages against a second route, and summed against what attention adds, on two models."""
-    for each in (model, second_model(model)):
-        tokens = each.to_tokens("The capital of Italy is", prepend_bos=True)
-        _, cache = each.run_with_cache(tokens)
+    models = (model, second_model(model))
+    for each in models:
+        _, cache = _run(each)
         for layer in (0, each.cfg.n_layers - 1):
             right, even = _messages(each, cache, layer), torch.ones(1, 1, 1)
             mistakes = {
@@ -235,27 +251,30 @@ def weigh(messages, position_0, model) -> None:
                 "keys and queries are swapped: axis 1 is the query.": right.transpose(1, 2),
                 "this is layer 0; use the argument `layer`.": _messages(each, cache, 0),
             }
-            with step(1):
+            with step(1, each is model):
                 got = value(answer(messages, each, cache, layer), like=right)
                 whole = got.sum((0, 2)) + attention_bias(each)[layer].to(got)
                 compare(got, right, mistakes, 1e-2)
                 compare(whole, cache["attn_out", layer][0], tolerance=1e-2)
-    for each in (model, second_model(model)):
-        tokens = each.to_tokens("The capital of Italy is", prepend_bos=True)
-        _, cache = each.run_with_cache(tokens)
+    for each in models:
+        tokens, cache = _run(each)
         layers = range(each.cfg.n_layers)
         attention = torch.stack([cache["pattern", i][0] for i in layers])
         lengths = torch.stack([_messages(each, cache, i).norm(dim=-1) for i in layers])
         every = torch.stack([attention, lengths / lengths.sum(-1, keepdim=True)])[..., 0]
         right = every[..., 2:].mean(-1)  # (2, layer, head)
-        raw = torch.stack([attention, lengths])[..., 2:, 0].mean(-1)
-        whole = torch.stack([attention, lengths])[..., 2:, :].sum(-2)
-        by_head = lengths[..., 2:, :] / lengths[..., 2:, :].sum((-1, -2), keepdim=True)
+        both = torch.stack([attention, lengths])[..., 2:, :]
+        whole = both.sum(-2)
+        by_head = both[1] / both[1].sum((-1, -2), keepdim=True)
         mistakes = {
             "queries 0 and 1 are in the mean; they have hardly a choice.": every.mean(-1),
             "query 1 is in the mean; start at query 2.": every[..., 1:].mean(-1),
             "the two are in the other order: attention first.": right.flip(0),
-            "lengths are not shares yet: divide by their sum over a query's keys.": raw,
+            "both rows are by length; the first is the attention's.": right[[1, 1]],
+            "this is the sum over the queries; take their mean.": every[..., 2:].sum(-1),
+            "lengths are not shares yet: divide by their sum over a query's keys.": (
+                both[..., 0].mean(-1)
+            ),
             "this is the share of the mean over queries; take the share of each query first.": (
                 whole[..., 0] / whole.sum(-1)
             ),
@@ -264,11 +283,16 @@ def weigh(messages, position_0, model) -> None:
                 torch.stack([right[0], by_head[..., 0].sum(-1)])
             ),
         }
-        with step(2):
-            compare(value(answer(position_0, each, tokens)), right, mistakes, 1e-2)
+        with step(2, each is model):
+            compare(answer(position_0, each, tokens), right, mistakes, 1e-2)
 
 
 # Second routes, and heads made to attend one back
+
+
+def _run(model) -> tuple[Tensor, object]:
+    tokens = model.to_tokens("The capital of Italy is", prepend_bos=True)
+    return tokens, model.run_with_cache(tokens)[1]
 
 
 def _without(model, tokens, layer: int, heads, part: float = 1.0) -> Float[Tensor, "batch d_vocab"]:
@@ -292,11 +316,6 @@ def _shares(post: Float[Tensor, "neuron"], W_out: Tensor) -> Float[Tensor, "neur
     return post * (W_out @ total) / total.square().sum()
 
 
-def _mlp_share(cache, layer: int) -> float:
-    """How long the MLP's output is against the stream after the block, at position 0."""
-    return (cache["mlp_out", layer][0, 0].norm() / cache["resid_post", layer][0, 0].norm()).item()
-
-
 def _messages(model, cache, layer: int, pattern=None) -> Float[Tensor, "head query key d_model"]:
     """What each head moves from key to query, for the first prompt."""
     v = query_key_value(model, layer, cache["resid_pre", layer])[2][0]  # (head, key, d_head)
@@ -314,33 +333,17 @@ def _patterns(model) -> list[Float[Tensor, "batch head query key"]]:
 
 
 def _one_back(n_layers: int, layer: int, head: int) -> list:
-    """Hooks under which every head attends evenly, and the one at (layer, head) one back."""
+    """Hooks under which the head at (layer, head) attends one back, others evenly or, of even
+    number, to position 0, which is one back for query 1 only."""
 
     def replace(pattern, hook):
-        even = torch.ones_like(pattern).tril()
-        even = even / even.sum(-1, keepdim=True)
+        n = pattern.shape[-1]
+        edited = torch.ones_like(pattern).tril()
+        edited[:, ::2, :, 1:] = 0
         if hook.layer() == layer:
-            n = pattern.shape[-1]
-            back = torch.eye(n, device=pattern.device).roll(-1, 1)  # (query, key)
-            back[0] = torch.eye(n, device=pattern.device)[0]
-            even[:, head] = back.to(even)
-        return even
+            one_back = torch.eye(n).roll(-1, 1)  # (query, key)
+            one_back[0] = torch.eye(n)[0]
+            edited[:, head] = one_back.to(edited)
+        return edited / edited.sum(-1, keepdim=True)
 
     return [(f"blocks.{i}.attn.hook_pattern", replace) for i in range(n_layers)]
-
-
-def _head(given, n_layers: int, n_heads: int) -> tuple[int, int]:
-    """The answer as (layer, head), whatever holds the two numbers; else `Wrong`."""
-    given = value(given)
-    try:
-        layer, head = (int(i) for i in given)
-    except (TypeError, ValueError):
-        raise Wrong(
-            "Return (layer, head), two ints; `divmod(index, n_heads)` and `.item()` help."
-        ) from None
-    expect(
-        0 <= layer < n_layers and 0 <= head < n_heads,
-        f"There is no head {layer}.{head}: layers run to {n_layers - 1}, heads to {n_heads - 1}. "
-        "Have you swapped the two?",
-    )
-    return layer, head

@@ -15,10 +15,9 @@ from exercises.grading import (
     compare,
     exercise,
     expect,
+    place,
     second_model,
     step,
-    unchanged,
-    value,
 )
 from helpers.ablation import ablate
 from helpers.architecture import centre, scale
@@ -56,7 +55,7 @@ def split_all(attempt) -> None:
         stream = written.sum(0)
         final = (stream.var(unbiased=False) + 1e-5).sqrt()[None]
         along, bias = W_U[:, one] - W_U[:, two], (b_U[one] - b_U[two])[None]
-        centred = written - written.mean(-1, keepdim=True)
+        centred, total = written - written.mean(-1, keepdim=True), written.mean()
         parts, own = centred / final @ along, written.std(-1, correction=0, keepdim=True)
 
         def split(parts, last=bias):
@@ -67,13 +66,18 @@ def split_all(attempt) -> None:
         assert torch.allclose(right.sum(), logits[one] - logits[two], atol=1e-4)  # second route
         mistakes = {
             "Four components wrote, but five numbers are wanted: the last is what b_U adds.": parts,
-            "The scale is forgotten: every component is divided by it.": split(centred @ along),
-            "Not centred: subtract each component's mean over d_model before the dot product.": (
+            "The scale is forgotten: divide every component by it.": split(centred @ along),
+            "Divided by the scale twice.": split(parts / final),
+            "Not centred: subtract each component's own mean over d_model.": (
                 split(written / final @ along)
             ),
-            "Neither centred nor divided by the scale: this is the quick way of Part 1.": (
-                split(written @ along)
+            "One mean for all is subtracted; take each component's own.": (
+                split((written - total) / final @ along)
             ),
+            "The mean over components is subtracted; take each one's, over d_model.": (
+                split((written - written.mean(0)) / final @ along)
+            ),
+            "Neither centred nor divided: the quick way of Part 1.": split(written @ along),
             "b_U is divided by the scale; it is added after the division.": (
                 split(parts, bias / final)
             ),
@@ -86,6 +90,7 @@ def split_all(attempt) -> None:
                 split(centred / own @ along)
             ),
             "b_U is left out: the last number is what it adds.": split(parts, 0 * bias),
+            "b_U comes last, behind the components.": right.roll(1),
             "b_U is shared out among the components; it is a number of its own.": (
                 split(parts + bias / len(parts), 0 * bias)
             ),
@@ -95,32 +100,39 @@ def split_all(attempt) -> None:
 
 @exercise("3.2", "Find the head that attribution cannot see")
 def unseen_head(attempt, model, tokens, right, contrast) -> None:
-    """Second route: patches whose source has zeros before the last position. And a toy model, where
-    the head that notes at the giver's second mention that the name was said before is needed."""
-    network = toy.name_mover_network()
+    """Second route: patches whose source has zeros before the last position. On this model, on a
+    toy where the head that notes at the giver's second mention that the name was said before is
+    needed, and on a random one, where one row alone has another head."""
+    network, other = toy.name_mover_network(), second_model(model)
     known = network, *toy.name_prompts()
+    rows = torch.randint(
+        1, model.cfg.d_vocab, (2, 3, 8), generator=torch.Generator().manual_seed(1)
+    ).to(tokens.device)
     assert _place(_lost(*known, slice(0, -1)).argmax(), network) == toy.REPEATED
     for where, each, *given in (
         ("", model, tokens, right, contrast),
         (" (of a toy model, made on the spot)", *known),
+        *((" (of a random model)", other, x[:, :6], x[:, 6], x[:, 7]) for x in rows),
     ):
-        with unchanged(each, given[0]):
-            found = _head(answer(attempt, each, *given), each)
+        found = place(answer(attempt, each, *given), each)
         lost = _lost(each, *given, slice(0, -1))
-        place = f"Head {found[0]}.{found[1]}{where} "
+        head = f"Head {found[0]}.{found[1]}{where} "
         raises = "is one whose ablation *raises* the difference: a loss is before minus after."
-        expect(lost[found] >= 0, place + raises)
+        expect(lost[found] >= 0, head + raises)
         best = lost.max().item()
         if best - lost[found].item() <= 0.02 * best:
             continue
         for positions in (slice(-1, None), slice(None)):
             expect(
                 found != _place(_lost(each, *given, positions).argmax(), each),
-                place + "costs most when the last position is ablated, alone or with the others. "
+                head + "costs most when the last position is ablated, alone or with the others. "
                 "Attribution reads there; leave it as it was.",
             )
         costs = f"costs {lost[found]:.2f} nats when ablated before the last position"
-        expect(False, f"{place}{costs}; another costs more. Is it averaged over all prompts?")
+        raise Wrong(
+            f"{head}{costs}; another costs more. Is it averaged over all prompts, and every "
+            "position but the last ablated?"
+        )
 
 
 @exercise("3.3", "The mover, its opponent, and their source")
@@ -144,19 +156,16 @@ def movers(find_heads, by_position, by_place, model, tokens, right, giver) -> No
                 _place(effects.mean(0).abs().argmin(), each),
             ],
         }
-        with step(1):
-            with unchanged(each, words[0]):
-                got = answer(find_heads, each, *words)
+        with step(1, each is model):
+            got = answer(find_heads, each, *words)
             pair = isinstance(got, tuple | list | Tensor) and len(got) == 2
             expect(pair, "return two heads, a (layer, head) for each.")
-            compare([_head(one, each) for one in got], best, mistakes)
+            compare([place(one, each) for one in got], best, mistakes)
     for (each, words), heads in zip(cases, ends, strict=True):
         for layer, head in (*heads, (0, 1)):  # 1: no guess at a shared value head fits by chance
             parts = _sources(each, *words, layer, head)
-            with step(2):
-                with unchanged(each, words[0]):
-                    got = answer(by_position, each, *words, layer, head)
-                got = value(got, like=parts["right"])
+            with step(2, each is model):
+                got = answer(by_position, each, *words, layer, head, like=parts["right"])
                 compare(got, parts.pop("right"), parts, tolerance=1e-3)
     for (each, words), heads in zip(cases, ends, strict=True):
         effects = [_sources(each, *words, *head)["right"] for head in heads]
@@ -164,6 +173,7 @@ def movers(find_heads, by_position, by_place, model, tokens, right, giver) -> No
         table = shares.mean(0)  # (head, place), from (batch, head, place)
         mistakes = {
             "the two heads are swapped.": table.flip(0),
+            "right but for its sign: the name over the giver.": -table,
             "the giver's first and second mention are swapped.": table[:, [0, 2, 1]],
             "the rows are summed; take their mean.": shares.sum(0),
             "this is the first prompt's; take the mean over all.": shares[0],
@@ -171,10 +181,8 @@ def movers(find_heads, by_position, by_place, model, tokens, right, giver) -> No
             / torch.stack(effects, 1).sum(-1).mean(0)[:, None],
             "heads and places have changed their axes.": table.T,
         }
-        with step(3):
-            with unchanged(each, words[0]):
-                got = answer(by_place, each, *words)
-            compare(got, table, mistakes, tolerance=1e-3)
+        with step(3, each is model):
+            compare(answer(by_place, each, *words), table, mistakes, tolerance=1e-3)
 
 
 @exercise("3.4", "Which head is whose backup?")
@@ -189,11 +197,9 @@ def backups(loss_without, interaction, model, tokens, right, contrast) -> None:
             def loss(values=None, positions=(-1,), some=some, each=each):
                 return _loss(each, tokens, right, contrast, some, values, positions)
 
-            with step(1):
-                with unchanged(each, tokens):
-                    got = answer(loss_without, each, tokens, right, contrast, list(some))
-                target = loss()
-                _judge(got, target, lambda t=target, loss=loss, some=some: _wrong(t, loss, some))
+            with step(1, each is model):
+                got = answer(loss_without, each, tokens, right, contrast, list(some))
+                _judge(got, loss, some)
     for each in models:
         heads = _three(each, tokens, right, contrast)
 
@@ -217,10 +223,11 @@ def backups(loss_without, interaction, model, tokens, right, contrast) -> None:
             ),
             "the diagonal should be zero: a head is not its own backup.": table - single.diag(),
             "half of it: is each pair averaged with an empty cell?": table / 2,
+            "twice of it: sum over the rows is not their mean.": table * len(tokens),
+            "negative ones are cut off or turned; keep them.": table.clamp(min=0),
         }
-        with step(2):
-            with unchanged(each, tokens):
-                got = answer(interaction, each, tokens, right, contrast, list(heads))
+        with step(2, each is model):
+            got = answer(interaction, each, tokens, right, contrast, list(heads))
             compare(got, table, mistakes, tolerance=1e-2)
 
 
@@ -327,41 +334,24 @@ def _loss(model, tokens, right, contrast, heads, values=None, positions=(-1,)) -
     return logit_diff(logits, right, contrast) - logit_diff(after, right, contrast)
 
 
-def _wrong(right: Tensor, loss: Callable[..., Tensor], some) -> dict[str, Tensor]:
-    return {
-        "the sign is swapped: before minus after.": -right,
-        "this is one number: wanted is one for each row.": right.mean(),
-        "zeros stand in the heads' place: use the mean of their last z over the rows.": loss(0.0),
-        "they are ablated at every position; only the last is wanted.": loss(positions=None),
-        "only the first head of the list is ablated.": loss(some=some[:1]),
-        "only the last head of the list is ablated.": loss(some=some[-1:]),
-        "these are the single losses, summed: ablate all of the heads in one run.": sum(
-            loss(some=[one]) for one in some
-        ),
-        "nothing is lost: does the model run within the `with`?": 0 * right,
-    }
-
-
-def _judge(got, right: Tensor, mistakes: Callable[[], dict]) -> None:
+def _judge(got, loss: Callable[..., Tensor], some) -> None:
     """As `compare`; the mistakes cost runs of the model, so they are made only where needed."""
+    right = loss()
     try:
         compare(got, right, tolerance=1e-3)
     except Wrong:
-        compare(got, right, mistakes(), tolerance=1e-3)
-
-
-def _head(given, model) -> tuple[int, int]:
-    """(layer, head), whatever holds the two whole numbers."""
-    try:
-        layer, head = (int(i) for i in given)
-    except (TypeError, ValueError):
-        raise Wrong(
-            "return (layer, head), two ints; `divmod(index, n_heads)` and `.item()` help."
-        ) from None
-    layers, heads = model.cfg.n_layers, model.cfg.n_heads
-    expect(
-        0 <= layer < layers and 0 <= head < heads,
-        f"there is no head {layer}.{head}: layers run to {layers - 1}, heads to {heads - 1}. Have "
-        "you swapped the two, or counted a remainder as a head?",
-    )
-    return layer, head
+        mistakes = {
+            "the sign is swapped: before minus after.": -right,
+            "this is one number: wanted is one for each row.": right.mean(),
+            "zeros stand in the heads' place: use the mean of their last z over the rows.": loss(
+                0.0
+            ),
+            "they are ablated at every position; only the last is wanted.": loss(positions=None),
+            "only the first head of the list is ablated.": loss(some=some[:1]),
+            "only the last head of the list is ablated.": loss(some=some[-1:]),
+            "these are the single losses, summed: ablate all of the heads in one run.": sum(
+                loss(some=[one]) for one in some
+            ),
+            "nothing is lost: does the model run within the `with`?": 0 * right,
+        }
+        compare(got, right, mistakes, tolerance=1e-3)

@@ -6,7 +6,7 @@ A check is a function that raises `Wrong` where an answer fails. Nothing is sent
 import linecache
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import cache, wraps
 from importlib import import_module
 from pkgutil import iter_modules
@@ -15,8 +15,7 @@ from traceback import walk_tb
 import numpy as np
 import torch
 from IPython.display import display
-from jaxtyping import Int
-from torch import Tensor
+from transformer_lens import ActivationCache
 from transformer_lens.model_bridge import TransformerBridge
 from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -96,21 +95,28 @@ def exercise(number: str, title: str) -> Callable:
 
 
 def answer(attempt: Callable, *arguments, like=None):
-    """What the learner's function gives for `arguments`, which it gets as copies.
+    """What the learner's function gives for `arguments`.
+
+    It gets tensors and caches as copies, so that it may write into them; a model must come back
+    `unchanged`.
 
     Args:
         like: a tensor or number; the answer must have its shape.
 
     Raises:
         Unsolved: it gives `...`.
-        Wrong: it is no function, gives nothing, another shape, or NaN.
+        Wrong: it is no function, changes a model, gives nothing, another shape, or NaN.
     """
     if not callable(attempt):
         raise Wrong(
             f"expected a function, got {type(attempt).__name__}; pass the function itself, uncalled"
         )
-    copies = [a.clone() if hasattr(a, "clone") else a for a in arguments]
-    return value(attempt(*copies), like=like)
+    with ExitStack() as stack:
+        for model in arguments:
+            if isinstance(model, TransformerBridge):
+                stack.enter_context(unchanged(model))
+        given = attempt(*map(_copied, arguments))
+    return value(given, like=like)
 
 
 def value(given, *, like=None):
@@ -166,10 +172,14 @@ def expect(holds: bool, reason: str) -> None:
 
 
 @contextmanager
-def step(number: int) -> Iterator[None]:
-    """A step's faults are told with its number; one that is still to do waits for those before."""
+def step(number: int, first: bool = True) -> Iterator[None]:
+    """A step's faults are told with its number; one that is still to do waits for those before.
+
+    `first` as for `on_model`.
+    """
     try:
-        yield
+        with on_model(first):
+            yield
     except Unsolved:
         if number == 1:
             raise
@@ -213,33 +223,53 @@ def _random(tokenizer, d_vocab: int, device: str) -> TransformerBridge:
 
 
 @contextmanager
-def unchanged(
-    model: TransformerBridge, tokens: Int[Tensor, "batch pos"] | None = None
-) -> Iterator[None]:
-    """Within the `with` no hook is left on the model, and with `tokens` no changed weight.
+def unchanged(model: TransformerBridge) -> Iterator[None]:
+    """Within the `with` no hook and no changed weight is left on the model.
 
     Raises:
         Wrong: one is left; a hook is taken off first.
     """
-    before, stays = model(tokens) if tokens is not None else None, False
+    probe = torch.arange(3, device=model.cfg.device)[None]
+    hooks, before = _hooks(model), model(probe)
     try:
         yield
     finally:
-        if any(point.has_hooks() for point in model.hook_dict.values()):
+        stays = _hooks(model) > hooks
+        if stays:
             model.reset_hooks()
-            stays = True
     expect(
         not stays,
         "a hook stays on the model and changes every later run; `run_with_hooks`, or `with "
         "model.hooks(...)`, takes it off again.",
     )
-    if before is not None:
-        after = model(tokens)
-        expect(
-            torch.allclose(after, before, rtol=0, atol=1e-5 * before.abs().max().item()),
-            "the model computes something else after your function: a weight or a hook of torch's "
-            "stays changed. Load the model again.",
+    expect(
+        torch.allclose(model(probe), before, rtol=0, atol=1e-5 * before.abs().max().item()),
+        "the model computes something else after your function: a weight or a hook of torch's "
+        "stays changed. Load the model again.",
+    )
+
+
+def place(given, model: TransformerBridge) -> tuple[int, int]:
+    """The learner's (layer, head) of this model, whatever holds the two whole numbers.
+
+    Raises:
+        Unsolved: `given` is `...`.
+        Wrong: it is no such pair, or the model has no such head.
+    """
+    pair = _numbers(value(given)) if not isinstance(given, str | dict) else torch.empty(0)
+    if pair.shape != (2,) or not torch.equal(pair, pair.round()):
+        raise Wrong(
+            f"return (layer, head), two whole numbers, not {given!r}; `divmod(index, n_heads)` "
+            "makes them of an index."
         )
+    layer, head = (int(number) for number in pair)
+    layers, heads = model.cfg.n_layers, model.cfg.n_heads
+    expect(
+        0 <= layer < layers and 0 <= head < heads,
+        f"there is no head {layer}.{head}: layers run to {layers - 1}, heads to {heads - 1}. Are "
+        "the two swapped, is `n_heads` the model's own, is a remainder counted as a head?",
+    )
+    return layer, head
 
 
 def progress(all: bool = False) -> None:
@@ -257,6 +287,21 @@ def progress(all: bool = False) -> None:
     for number in sorted(shown, key=lambda n: [int(part) for part in n.split(".")]):
         status = SOLVED if number in solved else _tally.get(number, UNSOLVED)
         print(f"  {number}  {_LOOK[status][0]}: {_titles[number]}")
+
+
+def _copied(given):
+    """Tensors are copied, also those in lists and caches; anything else is handed on."""
+    if type(given) in (list, tuple):
+        return type(given)(map(_copied, given))
+    if isinstance(given, dict):
+        return type(given)({name: _copied(each) for name, each in given.items()})
+    if isinstance(given, ActivationCache):
+        return ActivationCache(_copied(given.cache_dict), given.model)
+    return given.clone() if isinstance(given, torch.Tensor) else given
+
+
+def _hooks(model: TransformerBridge) -> int:
+    return sum(len(point.fwd_hooks) + len(point.bwd_hooks) for point in model.hook_dict.values())
 
 
 def _numbers(given) -> torch.Tensor:

@@ -13,7 +13,6 @@ from exercises.grading import (
     expect,
     on_model,
     step,
-    unchanged,
     value,
 )
 from helpers.architecture import centre, layer_norm, scale
@@ -29,12 +28,10 @@ def decode_stream(attempt, model) -> None:
         stream = each.run_with_cache(tokens)[1][last] + 1  # its mean is not 0, as a raw one's
         right = each.run_with_hooks(tokens, fwd_hooks=[(last, lambda resid, hook, s=stream: s)])
         with on_model(each is model):
-            with unchanged(each, tokens):
-                got = answer(attempt, each, stream)
-            compare(got, right, _decoding_mistakes(each, stream, right), tolerance=1e-3)
+            compare(answer(attempt, each, stream), right, _mistakes_of(each, stream, right), 1e-3)
 
 
-def _decoding_mistakes(model, stream: Tensor, right: Tensor) -> dict[str, Tensor]:
+def _mistakes_of(model, stream: Tensor, right: Tensor) -> dict[str, Tensor]:
     """By message, what a learner gets who leaves something out."""
     W_U, b_U, eps = model.W_U, model.b_U, model.cfg.eps
     centred = stream - stream.mean(-1, keepdim=True)
@@ -42,27 +39,27 @@ def _decoding_mistakes(model, stream: Tensor, right: Tensor) -> dict[str, Tensor
     turned = stream if layer_norm(model) else centred  # what the model does not do
     root = (turned.square().mean(-1, keepdim=True) + eps).sqrt()
     kind = "LayerNorm centres first" if layer_norm(model) else "RMSNorm does not centre"
-    return {
+    no_bias = {  # what goes through W_U
+        "The final norm is missing: it divides (and centres, where it is LayerNorm).": stream,
+        "Half of the final norm is missing: the division.": centred,
+        f"{kind}: another norm than this model's; `model.ln_final` is its own.": turned / root,
+        "One scale for the whole prompt: the norm takes each position's, over the last axis.": (
+            own / own.square().mean().sqrt()
+        ),
+        "The scale is the root of the mean of the squares; `.std()` divides by one less.": (
+            own / stream.std(-1, keepdim=True)
+        ),
+        "This is the scale of the model's own run; a stream is divided by its own.": (
+            own / scale(model, stream - 1)
+        ),
+    }
+    mistakes = {message: normed @ W_U + b_U for message, normed in no_bias.items()}
+    return mistakes | {
         "These are probabilities; give the logits as the head makes them.": right.softmax(-1),
         "These are log-probabilities; give the logits as they are.": right.log_softmax(-1),
         "The unembedding's bias is missing: add `b_U`.": right - b_U,
         "The final norm is missing, and so is the bias.": stream @ W_U,
-        "The final norm is missing: it divides (and centres, where it is LayerNorm).": (
-            stream @ W_U + b_U
-        ),
         "Half of the final norm is missing, the division; and so is the bias.": centred @ W_U,
-        "Half of the final norm is missing: the division.": centred @ W_U + b_U,
-        f"{kind}: another norm than this model's; `model.ln_final` is its own.": (
-            turned / root @ W_U + b_U
-        ),
-        "One scale for the whole prompt: the norm takes that of each position, over the last "
-        "axis.": own / own.square().mean().sqrt() @ W_U + b_U,
-        "The scale is the root of the mean of the squares; `.std()` divides by one less.": (
-            own / stream.std(-1, keepdim=True) @ W_U + b_U
-        ),
-        "This is the norm's scale of the model's own run; a stream is divided by its own.": (
-            own / scale(model, stream - 1) @ W_U + b_U
-        ),
     }
 
 
@@ -70,14 +67,12 @@ def _decoding_mistakes(model, stream: Tensor, right: Tensor) -> dict[str, Tensor
 def rank_of(attempt) -> None:
     """Rows in which token 2 comes second, first and last; then another token, then a tie."""
     rows = torch.tensor(
-        [
-            [4.0, 0.5, 3.0, 2.0, 1.0, -1.0],
-            [0.0, -2.0, 5.0, 1.0, -3.0, 2.0],
-            [-1.0, -2.0, -9.0, -4.0, -3.0, -5.0],
-        ]
+        [[4.0, 0.5, 3, 2, 1, -1], [0.0, -2, 5, 1, -3, 2], [-1.0, -2, -9, -4, -3, -5]]
     )
-    place = "`argsort(...)[:, answer]` is the token that stands at place `answer`; wanted is the "
-    place += "place at which the token `answer` stands."
+    place = (
+        "`argsort(...)[:, answer]` is the token at place `answer`; wanted is the place at which "
+    )
+    place += "the token `answer` stands."
     mistakes = {
         "Off by one: the most likely token has rank 1, not 0.": [1, 0, 5],
         "Counted from the wrong end: the largest logit ranks 1.": [5, 6, 1],
@@ -88,30 +83,27 @@ def rank_of(attempt) -> None:
     compare(answer(attempt, rows, 2), [2, 1, 6], mistakes)
     fixed = {"Right for token 2 only; use the argument `answer`.": [2, 1, 6]}
     compare(answer(attempt, rows, 0), [1, 4, 1], fixed)
-    ties = "Tokens with exactly the answer's logit stand beside it, not before it."
-    tied = torch.tensor([[1.0, 1, 1, 0], [3.0, 1, 1, 1]])
-    compare(answer(attempt, tied, 2), [1, 2], {ties: [3, 4]})
+    tied = "Tokens with exactly the answer's logit stand beside it, not before it."
+    got = answer(attempt, torch.tensor([[1.0, 1, 1, 0], [3.0, 1, 1, 1]]), 2)
+    compare(got, [1, 2], {tied: [3, 4], f"{tied} Sorting puts one first.": [3, 3]})
 
 
 @exercise("5.3", "First, and first for good")
 def settled_after(attempt) -> None:
     """Ranks by hand: found and lost, never, always, lost at the end, found late."""
-    ranks = [
-        [9, 1, 1, 4, 1, 1, 1, 1],
-        [3, 2, 2, 2, 2, 2, 2, 2],
-        [1, 1, 1, 1, 1, 1, 1, 1],
-        [5, 1, 1, 1, 1, 1, 1, 2],
-        [8, 6, 3, 2, 7, 1, 1, 1],
-    ]
+    ranks = [[9, 1, 1, 4, 1, 1, 1, 1], [3, 2, 2, 2, 2, 2, 2, 2], [1] * 8]
+    ranks += [[5, 1, 1, 1, 1, 1, 1, 2], [8, 6, 3, 2, 7, 1, 1, 1]]
+    first = "This is the first row with rank 1; 9 1 1 4 1 1 1 1 should give 4: it is lost again."
     never = "Not first in the last row means never settled: give the number of rows, 8."
     mistakes = {
-        "This is the first row with rank 1; 9 1 1 4 1 1 1 1 should give 4, since the answer is "
-        "lost again.": [1, 0, 0, 1, 5],
-        "This is the first row with rank 1; the answer can be lost again.": [1, 8, 0, 1, 5],
+        first: [1, 0, 0, 1, 5],
+        f"{first} ": [1, 8, 0, 1, 5],
+        f"{first}  ": [1, 8, 0, 8, 5],
         "Off by one: this is the last row in which it is not yet first.": [3, 7, 0, 7, 4],
-        "Off by one: this is the last row in which it is not yet first; where it is always first "
-        "there is none.": [3, 7, -1, 7, 4],
+        "Off by one: where it is first from the start, that is row 0.": [3, 7, -1, 7, 4],
+        "Off by one: the row at which the stay starts, not the next.": [5, 9, 1, 9, 6],
         "This is how many rows the last stretch has, not where it starts.": [4, 0, 8, 0, 3],
+        "These are all rows with rank 1; a stretch ends where it is lost.": [6, 0, 8, 6, 3],
         "You count rows wherever they stand; a stretch ends where the rank is not 1.": (
             [2, 8, 0, 2, 5]
         ),
@@ -126,12 +118,16 @@ def settled_after(attempt) -> None:
 
 @exercise("5.4", "Fool the lens")
 def early_prompt(attempt, model) -> None:
-    """The lens on the learner's prompt: right before any block has run."""
+    """The lens on the learner's prompt: right before any block has run.
+
+    The answer is a prompt, so the truth is the model's: the same prompt is wrong on another.
+    """
     value(attempt)
     expect(isinstance(attempt, str), f"Give the prompt as a string, not {type(attempt).__name__}.")
     tokens = model.to_tokens(attempt, prepend_bos=True)
     words = tokens.shape[1] - 1  # without BOS
     expect(words >= 5, f"Tokens after BOS: {words}; use at least 5, so that there is context.")
+    expect(words <= 100, f"Tokens after BOS: {words}; 100 are enough.")
     output = model(tokens)[0, -1].softmax(-1)
     lens = logit_lens(model, tokens, layers=[0], top_k=1)
     start, end = lens.readout.top_ids.flatten(), output.argmax()[None]
@@ -155,42 +151,40 @@ def beneath_the_habit(beneath, right_share, luck) -> None:
     """Logits with a habit and a known share of right choices, of two sizes."""
     for seed, prompts in ((0, 12), (1, 30)):
         rows, answers, picks = _choices(seed, prompts)
-        centred = rows - rows.mean(1, keepdim=True)
+        common = rows.mean(1, keepdim=True).expand_as(rows)
+        centred = rows - common
+        mistakes = {
+            "this takes off each prompt's mean over the tokens; the prompts' mean is over "
+            "axis 1.": rows - rows.mean(-1, keepdim=True),
+            "this takes off the mean over the rows of the lens; each row has its own habit.": (
+                rows - rows.mean(0)
+            ),
+            "this takes off one mean over rows and prompts; each row has its own habit.": (
+                rows - rows.mean((0, 1))
+            ),
+            "this takes off the first prompt; take off the mean.": rows - rows[:, :1],
+            "these are the logits as they were.": rows,
+            "this is what they have in common; take it off.": common,
+        }
         with step(1):
-            mistakes = {
-                "this takes off each prompt's mean over the tokens; the prompts' mean is over "
-                "axis 1.": rows - rows.mean(-1, keepdim=True),
-                "this takes off the mean over the rows of the lens; each row has its own habit.": (
-                    rows - rows.mean(0)
-                ),
-                "this takes off one mean over rows and prompts; each row has its own habit.": (
-                    rows - rows.mean((0, 1))
-                ),
-                "these are the logits as they were.": rows,
-                "this is what they have in common; take it off.": (
-                    rows.mean(1, keepdim=True).expand_as(rows)
-                ),
-            }
             compare(answer(beneath, rows), centred, mistakes, tolerance=1e-3)
         ids, right = answers.unique(), (picks == answers).double().mean(1)
+        chosen = {
+            "the habit still chooses; use the logits beneath it.": ids[rows[..., ids].argmax(-1)],
+            "choose among the answers only, not among all tokens.": centred.argmax(-1),
+            "the largest of the set is its place in it; turn that into a token id.": (
+                centred[..., ids].argmax(-1)
+            ),
+            "the largest logit chooses, not the largest size.": (
+                ids[centred[..., ids].abs().argmax(-1)]
+            ),
+        }
+        mistakes = {text: (each == answers).double().mean(1) for text, each in chosen.items()}
+        mistakes["one number for each row: the mean over its prompts."] = right.mean()
         with step(2):
-            mistakes = {
-                "the habit still chooses; use the logits beneath it.": (
-                    ids[rows[..., ids].argmax(-1)] == answers
-                ),
-                "choose among the answers only, not among all tokens.": (
-                    centred.argmax(-1) == answers
-                ),
-                "the largest of the set is its place in it; turn that into a token id.": (
-                    centred[..., ids].argmax(-1) == answers
-                ),
-            }
-            mistakes = {text: gives.double().mean(1) for text, gives in mistakes.items()}
-            mistakes["one number for each row: the mean over its prompts."] = right.mean()
             compare(answer(right_share, rows, answers), right, mistakes)
         with step(3):
-            got = value(answer(luck, rows, answers), like=right)
-            _expect_luck(got, picks, answers)
+            _expect_luck(answer(luck, rows, answers, like=right), picks, answers)
 
 
 def _expect_luck(got: Tensor, picks: Tensor, answers: Tensor) -> None:
@@ -199,9 +193,8 @@ def _expect_luck(got: Tensor, picks: Tensor, answers: Tensor) -> None:
     dealt = [answers[torch.randperm(len(answers), generator=generator)] for _ in range(2000)]
     shares = torch.stack([(picks == each).double().mean(1) for each in dealt])  # [draw, row]
     low, high = (
-        shares.quantile(q, dim=0, interpolation=i) for q, i in ((0.9, "lower"), (0.98, "higher"))
+        shares.quantile(q, dim=0, interpolation=i) for q, i in ((0.935, "lower"), (0.965, "higher"))
     )
-    outside = (got < low - 1e-6) | (got > high + 1e-6)
     right = (picks == answers).double().mean(1)
     expect(
         not bool((got - shares.mean(0)).abs().max() < 0.02),
@@ -211,32 +204,31 @@ def _expect_luck(got: Tensor, picks: Tensor, answers: Tensor) -> None:
         not torch.allclose(got, right, atol=1e-6),
         "this is the share with the true answers; deal them to other prompts.",
     )
-    expect(
-        not bool(outside.any()),
-        f"dealt at random, the row with share {right[0]:.2f} has its 95 % quantile between "
-        f"{low[0]:.2f} and {high[0]:.2f}; you give {got[0]:.2f}. Do the choices stay, and are only "
-        "the answers dealt?",
-    )
+    for row in range(len(right)):
+        expect(
+            bool(low[row] - 1e-6 <= got[row] <= high[row] + 1e-6),
+            f"dealt at random, the row with share {right[row]:.2f} has its 95 % quantile between "
+            f"{low[row]:.2f} and {high[row]:.2f}; you give {got[row]:.2f}. Do the choices stay, is "
+            "each answer dealt once, and has each row its own quantile?",
+        )
 
 
 def _choices(seed: int, prompts: int) -> tuple[Tensor, Tensor, Tensor]:
     """Logits [row, prompt, d_vocab] under a strong habit, the answers, and what is chosen below it.
 
-    In the three rows, none, about half and all of the prompts have their own answer on top.
+    In the first row nearly all choose one answer, none their own; in the second about half have
+    their own on top, in the third all.
     """
     generator = _seeded(seed)
     answers = torch.tensor([7, 2, 11, 16])[torch.arange(prompts) % (4 - seed)]
-    shares = torch.tensor([0.0, 0.5, 1.0])[:, None]
-    own = torch.rand(3, prompts, generator=generator) < shares
-    other = answers.roll(1)
-    picks = torch.where(own, answers, other)
+    half = torch.where(torch.rand(prompts, generator=generator) < 0.5, answers, answers.roll(1))
+    picks = torch.stack([torch.where(answers == 7, 2, 7), half, answers])
     rows = torch.randn(3, prompts, 20, generator=generator).double() / 10
     rows += 6 * torch.nn.functional.one_hot(picks, 20)
-    rows += 8 * torch.rand(3, prompts, 1, generator=generator) * torch.eye(20)[3]  # no answer
+    rows += 12 * torch.rand(3, prompts, 1, generator=generator) * torch.eye(20)[3]  # no answer
     rows += 30 * torch.randn(3, 1, 20, generator=generator)  # what all prompts of a row share
-    answers_only = answers.unique()
-    beneath = rows - rows.mean(1, keepdim=True)
-    return rows, answers, answers_only[beneath[..., answers_only].argmax(-1)]
+    ids, beneath = answers.unique(), rows - rows.mean(1, keepdim=True)
+    return rows, answers, ids[beneath[..., ids].argmax(-1)]
 
 
 @exercise("5.6", "A tuned lens of your own")
@@ -250,14 +242,12 @@ def tuned_lens(decoded_kl, train, three_lenses, model) -> None:
         _expect_kl(decoded_kl, _head("LN"), *_texts(_head("LN"), turned=1, seed=3))
     for norm in ("LN", "RMS"):
         head = _head(norm)
-        before = [parameter.clone() for parameter in head.parameters()]
         seen, held_out = (_texts(head, turned=1, seed=seed) for seed in (0, 1))
         with step(2):
             translate = answer(train, head, *seen)
-            far = _decoded_kl(head, value(translate(held_out[0]), like=held_out[0]), held_out[1])
-            kept = all(map(torch.equal, before, head.parameters()))
-            expect(kept, "your training changed the model's own head; train `A` and `b` only.")
-            plain, guess = _decoded_kl(head, *held_out), _best_guess(held_out[1])
+            translated = answer(translate, held_out[0], like=held_out[0])
+            far = _kl_by_token(head, translated, held_out[1]).mean().item()
+            plain, guess = _kl_by_token(head, *held_out).mean().item(), _best_guess(held_out[1])
             expect(
                 far < min(plain, guess) / 2,
                 f"on texts that it has not seen your lens is {far:.2f} nats from the output; these "
@@ -294,9 +284,8 @@ def _expect_kl(decoded_kl, model, streams: Tensor, output: Tensor) -> None:
 
 def _expect_three(three_lenses, head, seen, held_out) -> None:
     """The three numbers, where they must differ and where they must agree."""
-    got = value(answer(three_lenses, head, seen, held_out), like=torch.zeros(3))
-    plain, tuned, dealt = got.tolist()
-    right, guess = _decoded_kl(head, *held_out), _best_guess(held_out[1])
+    plain, tuned, dealt = answer(three_lenses, head, seen, held_out, like=torch.zeros(3)).tolist()
+    right, guess = _kl_by_token(head, *held_out).mean().item(), _best_guess(held_out[1])
     expect(
         abs(plain - right) < 1e-3 * right,
         f"the first is the logit lens on the held-out texts, {right:.3f}; you give {plain:.3f}.",
@@ -311,8 +300,13 @@ def _expect_three(three_lenses, head, seen, held_out) -> None:
         "no more than one guess for all; yours knows more. Are the outputs really at wrong places, "
         "and the held-out ones at the right ones?",
     )
+    expect(
+        dealt < 2 * guess,
+        "the third is trained, too: one guess for all is in its reach, and yours is far worse. The "
+        "streams stay as they are; only the outputs are dealt.",
+    )
     turned = _texts(head, turned=2, seed=2)  # held-out texts of another kind: nothing carries over
-    _, tuned, _ = value(answer(three_lenses, head, seen, turned), like=torch.zeros(3)).tolist()
+    _, tuned, _ = answer(three_lenses, head, seen, turned, like=torch.zeros(3)).tolist()
     expect(
         tuned > _best_guess(turned[1]) / 2,
         "on held-out texts to which nothing carries over your tuned lens looks good: it was "
@@ -340,8 +334,9 @@ def _head(norm: str):
     generator = _seeded(5)
     linear = model.unembed.original_component
     linear.bias = torch.nn.Parameter(model.b_U.clone(), requires_grad=False)
+    final = set(map(id, model.ln_final.parameters()))
     for parameter in model.parameters():
-        if parameter.dim() == 2 or parameter is linear.bias:
+        if id(parameter) not in final:  # they are 1, as in any model that is loaded
             torch.nn.init.normal_(parameter, std=0.7, generator=generator)
     return model
 
@@ -360,10 +355,6 @@ def _texts(head, turned: int, seed: int) -> tuple[Tensor, Tensor]:
 
 def _kl_by_token(head, streams: Tensor, output: Tensor) -> Tensor:
     return _kl(output, head.unembed(head.ln_final(streams)))
-
-
-def _decoded_kl(head, streams: Tensor, output: Tensor) -> float:
-    return _kl_by_token(head, streams, output).mean().item()
 
 
 def _best_guess(output: Tensor) -> float:

@@ -11,9 +11,9 @@ from exercises.grading import (
     compare,
     exercise,
     expect,
+    place,
     second_model,
     step,
-    unchanged,
     value,
 )
 from helpers import patching
@@ -27,72 +27,71 @@ def on_scale(attempt) -> None:
     """Known shares of the way from one baseline to the other, beyond both ends too."""
     shares = torch.tensor([[0.0, 1.0, 0.5], [-0.25, 1.25, 0.75]])
     for clean, corrupted in ((6.0, -2.0), (-6.0, 2.0)):
-        values = corrupted + shares * (clean - corrupted)
+        way = clean - corrupted
+        values = corrupted + shares * way
         subtract = f"The corrupted value {corrupted:g} must give 0: subtract it before you divide."
         mistakes = {
             "Clean and corrupted are swapped: corrupted must give 0, clean 1.": 1 - shares,
             subtract: values / clean,
-            f"{subtract} ": values / (clean - corrupted),
-            "You divide by the clean value; the scale is as long as from corrupted to clean.": (
-                (values - corrupted) / clean
-            ),
-            "You cut at 0 or 1. A patch can overshoot, and that is part of the result.": (
-                shares.clamp(0, 1)
-            ),
+            f"{subtract} ": values / way,
+            "Divide by the way from corrupted to clean, not by the clean value.": shares
+            * way
+            / clean,
+            "Divide by clean minus corrupted, not by their sum.": shares
+            * way
+            / (clean + corrupted),
+            "Do not cut at 0 or 1: a patch can overshoot.": shares.clamp(0, 1),
+            "The sign is lost: a result below the corrupted value is below 0.": shares.abs(),
             "The sign is wrong: from corrupted to clean is upwards, also where clean is the "
             "smaller number; use no absolute value.": -shares,
         }
-        got = answer(attempt, values, clean, corrupted, like=shares)
-        compare(got, shares, mistakes)
+        compare(answer(attempt, values, clean, corrupted, like=shares), shares, mistakes)
 
 
 @exercise("2.2", "Patch one cell")
 def patch_cell(attempt, model) -> None:
-    """Second routes: entering layer 0, a patch is another token; deeper, the helper's map."""
-    t = _random_pair(model)
-    _, clean_cache = model.run_with_cache(t.clean)
-    before, position = model(t.corrupted), 4
+    """Second routes: entering layer 0, a patch is another token; deeper, a hook written here."""
+    t, position = _random_pair(model), 4
+    _, cache = model.run_with_cache(t.clean)
 
     def mixed(*where) -> Tensor:
         tokens = t.corrupted.clone()
         tokens[:, list(where)] = t.clean[:, list(where)]
         return model(tokens)
 
-    def patched(layer, where):
-        with unchanged(model):
-            return answer(attempt, model, t.corrupted, clean_cache, layer, where, like=before)
-
     length = t.clean.shape[1]
-    strays = [place for place in range(1, length) if place != position]
-    got = patched(0, position)
+    others = [at for at in range(1, length) if at != position]
     mistakes = {
         "Nothing has changed. Does your hook return the patched tensor, are the values from "
-        "`cache`, and is it `prompt` that you run?": before,
+        "`cache`, and is it `prompt` that you run?": model(t.corrupted),
         "This is the clean run: you patched all positions, or ran the clean prompt. Only one "
         "position may change.": model(t.clean),
         "The wrong way round: all positions are clean but this one. Patch into `prompt`.": (
-            mixed(*strays)
+            mixed(*others)
+        ),
+        "All positions before this one are patched; only one may change.": mixed(*range(position)),
+        "All positions from this one on are patched; only one may change.": (
+            mixed(*range(position, length))
         ),
     }
-    for place in strays:
-        told = f"Position {position} was asked for, and you patched position {place}."
-        mistakes[told] = mixed(place)
+    for at in others:
+        mistakes[f"Position {position} was asked for, and you patched position {at}."] = mixed(at)
     for site in ("hook_resid_post", "hook_attn_out", "hook_mlp_out", "hook_resid_mid"):
-        if (name := f"blocks.0.{site}") in clean_cache:
+        if (name := f"blocks.0.{site}") in cache:
             told = f"This patches `{site}`; what enters the block is `hook_resid_pre`."
-            mistakes[told] = _patched(model, t.corrupted, name, clean_cache[name], position)
-    compare(got, mixed(position), mistakes)
+            mistakes[told] = _patched(model, t.corrupted, name, cache[name], position)
+    compare(answer(attempt, model, t.corrupted, cache, 0, position), mixed(position), mistakes)
     last = model.cfg.n_layers - 1
-    for where in (-1, position):
-        name = f"blocks.{last}.hook_resid_pre"
-        right = _patched(model, t.corrupted, name, clean_cache[name], where)
+    name = f"blocks.{last}.hook_resid_pre"
+    for at in (-1, position):
+        got = answer(attempt, model, t.corrupted, cache, last, at)
         try:
-            compare(patched(last, where), right, tolerance=1e-3)
+            compare(got, _patched(model, t.corrupted, name, cache[name], at), tolerance=1e-3)
         except Wrong as wrong:
             raise Wrong(
-                f"Right entering layer 0. Entering layer {last} at position {where} it is not: do "
-                "you use the arguments `layer`, in the hook's name and for the cache, and "
-                f"`position`? ({wrong})"
+                f"Right entering layer 0. Entering layer {last} at position {at} it is not: do you "
+                "use the arguments `layer`, in the hook's name and for the cache, and `position`? "
+                f"({wrong})"
             ) from None
 
 
@@ -102,9 +101,9 @@ def gate_kind(attempt) -> None:
     fact, none = (toy.gate_prompt(each) for each in (toy.FACTS[1], toy.NO_FACT))
     token = torch.tensor([toy.FACTS[1]]), torch.tensor([toy.FACTS[0]])
     metric = PairTokens(fact, none, *token).logit_diff
-    places = [toy.SUBJECT_AT, toy.RELAY_AT]
-    cases = [("or", 1, places), ("and", 1, places)]  # and two where there is no gate:
-    cases += [("or", 0, places), ("and", 1, [toy.SUBJECT_AT, 0])]
+    places, half = [toy.SUBJECT_AT, toy.RELAY_AT], [toy.SUBJECT_AT, 0]
+    cases = [("or", 1, places), ("and", 1, places)]  # and where there is no gate:
+    cases += [("or", 0, places), ("and", 1, half), ("or", 1, half), ("or", 1, half[::-1])]
     for kind, layer, where in cases:
         right = kind if layer and 0 not in where else "neither"
         got = answer(attempt, toy.gate(kind), fact, none, metric, layer, where)
@@ -127,25 +126,27 @@ def gate_kind(attempt) -> None:
 
 @exercise("2.4", "Find the head that tells the two apart")
 def telling_head(attempt, model) -> None:
-    """All heads, noised at the last position: of this model, and of one whose circuit is known."""
+    """All heads, noised at the last position: of a model whose circuit is known, of this one, and
+    of a random one, where each pair alone has another head."""
     circuit, words = [], torch.tensor([1, 2, 3, 4, 5, 6])
     for i in range(3):
         a, b, c, d = words.roll(i)[:4].tolist()
         prompts = ([[toy.BOS, a, x, c, a]] for x in (b, d))
         circuit.append(PairTokens(*(torch.tensor(each) for each in (*prompts, [b], [d]))))
     capitals = [t for _, t in aligned(CAPITAL_PAIRS[:3], model)]
+    other = second_model(model)
     for net, pairs, whose in (
         (toy.induction_network(), circuit, ", of a network whose circuit is known: ask `model`"),
         (model, capitals, ""),
+        (other, [_random_pair(other, seed=i) for i in range(10, 15)], ", of a random model"),
     ):
-        with unchanged(net):
-            layer, head = _head(answer(attempt, net, pairs), net.cfg)
+        layer, head = place(answer(attempt, net, pairs), net)
         broken = 1 - _at_last(net, [(t, t.clean, t.corrupted) for t in pairs])
         yours = broken[layer, head].item()
         if yours > broken.max() - 1e-3:
             continue
         restored = _at_last(net, [(t, t.corrupted, t.clean) for t in pairs])
-        hint = ""
+        hint = " Are all pairs in the mean, each on its own scale, the last position alone?"
         if restored[layer, head] > restored.max() - 1e-3:
             hint = " Yours *restores* most: run the clean prompt, copy from the corrupted cache."
         elif yours < broken.min() + 1e-4:
@@ -159,67 +160,75 @@ def telling_head(attempt, model) -> None:
 
 @exercise("2.5", "Patch the path between two heads")
 def path_patched(written, new_z, run, model) -> None:
-    """Step by step, on a random model whose heads share keys and values, and on this one."""
-    for net in (second_model(model), model):
-        t = _random_pair(net)
-        (_, clean), (_, other) = (net.run_with_cache(each) for each in (t.clean, t.corrupted))
-        layer = net.cfg.n_layers - 1
-        with unchanged(net):
-            _path(written, new_z, run, net, t, clean, other, (layer - 1, 1), (layer, -1))
-
-
-def _path(written, new_z, run, net, t, clean, other, sender, receiver) -> None:
-    (layer, head), (at, reads) = sender, (receiver[0], net.cfg.n_heads + receiver[1])
-    z_clean, z_other, W_O = clean["z", layer], other["z", layer], net.W_O[layer]
-    change = (z_clean - z_other)[:, :, head] @ W_O[head]
-    mistakes = {
-        "this is all that the sender writes in the clean run; subtract what it writes in the "
-        "corrupted one.": z_clean[:, :, head] @ W_O[head],
-        "the sign: clean minus corrupted.": -change,
-        "this is what all heads of the layer write; take the sender's alone.": (
-            torch.einsum("bphd,hdm->bpm", z_clean - z_other, W_O)
-        ),
-    }
-    with step(1):
-        compare(answer(written, net, clean, other, sender), change, mistakes)
-
-    stream, pattern = other["resid_pre", at], other["pattern", at]
-    q, k, v = query_key_value(net, at, stream + change)
-    scores = (q @ k.mT / net.cfg.d_head**0.5).masked_fill(pattern == 0, -torch.inf)
-    right = (pattern @ v)[:, reads]
-    mistakes = {
-        "this is the corrupted run's own z; add `change` to the stream that the receiver's layer "
-        "reads.": other["z", at][:, :, reads],
-        "here queries and keys see the change too; keep the corrupted run's pattern.": (
-            scores.softmax(-1) @ v
-        )[:, reads],
-        "the values must be made from the stream plus the change, not from the change alone.": (
-            pattern @ query_key_value(net, at, change)[2]
-        )[:, reads],
-        "this is another head's; use the receiver's.": (pattern @ v)[:, 0],
-    }
-    with step(2):
-        compare(answer(new_z, net, other, change, (at, reads)), right, mistakes)
-
-    site, sent = (f"blocks.{i}.attn.hook_z" for i in (at, layer))
-    new = other[site].clone()
-    new[:, :, reads] = right
-    everywhere = slice(None)
-    mistakes = {
-        "nothing has changed. Does your hook return the new z?": net(t.corrupted),
-        "this patches the sender's output itself, so that everything behind it sees the change; "
-        "only the receiver may.": _patched(net, t.corrupted, sent, clean[sent], everywhere, head),
-        "run the corrupted prompt, not the clean one.": net(t.clean),
-    }
-    with step(3):
-        got = answer(run, net, t.corrupted, clean, other, sender, (at, reads))
-        compare(got, _patched(net, t.corrupted, site, new, everywhere, reads), mistakes, 1e-3)
+    """Step by step, on this model and on a random one whose heads share keys and values."""
+    models = (model, second_model(model))
+    for net in models:
+        t, clean, other, (layer, head), _ = _edge(net)
+        z_clean, z_other, W_O = clean["z", layer], other["z", layer], net.W_O[layer]
+        change = (z_clean - z_other)[:, :, head] @ W_O[head]
+        mistakes = {
+            "this is all that the sender writes in the clean run; subtract what it writes in the "
+            "corrupted one.": z_clean[:, :, head] @ W_O[head],
+            "the sign: clean minus corrupted.": -change,
+            "this is what all heads of the layer write; take the sender's alone.": (
+                torch.einsum("bphd,hdm->bpm", z_clean - z_other, W_O)
+            ),
+        }
+        with step(1, net is model):
+            compare(answer(written, net, clean, other, (layer, head)), change, mistakes)
+    for net in models:
+        t, clean, other, sender, (layer, head) = _edge(net)
+        change = _written(net, clean, other, sender)
+        stream, pattern = other["resid_pre", layer], other["pattern", layer]
+        q, k, v = query_key_value(net, layer, stream + change)
+        scores = (q @ k.mT / net.cfg.d_head**0.5).masked_fill(pattern == 0, -torch.inf)
+        right = (pattern @ v)[:, head]
+        mistakes = {
+            "this is the corrupted run's own z; add `change` to the stream that the receiver's "
+            "layer reads.": other["z", layer][:, :, head],
+            "here queries and keys see the change too; keep the corrupted run's pattern.": (
+                scores.softmax(-1) @ v
+            )[:, head],
+            "the values must be made from the stream plus the change, not from the change alone.": (
+                pattern @ query_key_value(net, layer, change)[2]
+            )[:, head],
+            "the change is subtracted; add it.": (
+                pattern @ query_key_value(net, layer, stream - change)[2]
+            )[:, head],
+            "these are the values alone; weight them with the pattern.": v[:, head],
+            "this is another head's; use the receiver's.": (pattern @ v)[:, 0],
+        }
+        with step(2, net is model):
+            compare(answer(new_z, net, other, change, (layer, head)), right, mistakes)
+    for net in models:
+        t, clean, other, sender, (layer, head) = _edge(net)
+        site, sent = (f"blocks.{i}.attn.hook_z" for i in (layer, sender[0]))
+        change = _written(net, clean, other, sender)
+        _, _, v = query_key_value(net, layer, other["resid_pre", layer] + change)
+        new = other[site].clone()
+        new[:, :, head] = (other["pattern", layer] @ v)[:, head]
+        everywhere = slice(None)
+        mistakes = {
+            "nothing has changed. Does your hook return the new z?": net(t.corrupted),
+            "this patches the sender's output itself, so that everything behind it sees the "
+            "change; only the receiver may.": (
+                _patched(net, t.corrupted, sent, clean[sent], everywhere, sender[1])
+            ),
+            "the last position alone is patched; give the receiver its new z at all of them.": (
+                _patched(net, t.corrupted, site, new, -1, head)
+            ),
+            "run the corrupted prompt, not the clean one.": net(t.clean),
+        }
+        right = _patched(net, t.corrupted, site, new, everywhere, head)
+        with step(3, net is model):
+            got = answer(run, net, t.corrupted, clean, other, sender, (layer, head))
+            compare(got, right, mistakes, 1e-3)
 
 
 @exercise("2.6", "Integrated gradients of a whole layer")
 def integrated(gradients, attempt, model) -> None:
-    """Step by step, on a random model and on this one; few steps, so that rules differ."""
-    for net in (second_model(model), model):
+    """Step by step, on this model and on a random one; few steps, so that rules differ."""
+    for net in (model, second_model(model)):
         t = _random_pair(net, 4)
         (_, clean), (_, other) = (net.run_with_cache(each) for each in (t.clean, t.corrupted))
         layer, metric = net.cfg.n_layers // 2, t.logit_diff
@@ -235,11 +244,11 @@ def integrated(gradients, attempt, model) -> None:
             ),
             "halved: sum the metric over rows, do not average.": right / 2,
         }
-        with step(1), unchanged(net):
+        with step(1, net is model):
             got = answer(gradients, net, t.corrupted, metric, layer, points)
             compare(got, right, mistakes, 1e-3)
         for steps in (3, 1) if net is not model else (2,):
-            with step(2), unchanged(net):
+            with step(2, net is model):
                 got = answer(attempt, net, t.corrupted, clean, metric, layer, steps)
                 _judge_integral(got, net, t, clean, layer, (start, goal), steps)
 
@@ -272,12 +281,11 @@ def _judge_integral(got, net, t, clean, layer: int, ends, steps: int) -> None:
             "these are the right ends of the steps; take their middles.": rule(share + 0.5 / steps),
             "this is the sum of the slopes; the mean is wanted.": right * steps,
             "the sign: from corrupted to clean.": -right,
+            "this has no sign: multiply the mean slope with the way by a dot product.": right.abs(),
             "this is the slope at the start alone, which is attribution patching.": (
                 rule(share[:1] * 0)
             ),
-            "here all positions move together; move one and leave the others corrupted.": (
-                rule(share, together=True)
-            ),
+            "all positions move together; leave the others corrupted.": rule(share, together=True),
         }
         compare(value(got), right, mistakes, tolerance=1e-3)
 
@@ -305,13 +313,25 @@ def _patched(net, tokens, name: str, source: Tensor, *where) -> Float[Tensor, "1
     return net.run_with_hooks(tokens, fwd_hooks=[(name, patch)])
 
 
-def _random_pair(net, words: int = 7) -> PairTokens:
+def _random_pair(net, words: int = 7, seed: int = 3) -> PairTokens:
     """BOS and random words, so that the two prompts differ at every position but the first."""
     bos = net.tokenizer.bos_token_id
-    ids = torch.randperm(net.cfg.d_vocab - 1, generator=torch.Generator().manual_seed(3))
+    ids = torch.randperm(net.cfg.d_vocab - 1, generator=torch.Generator().manual_seed(seed))
     ids = (ids + (ids >= bos))[: 2 * words].view(2, 1, words).to(net.cfg.device)
     clean, other = torch.cat([torch.full_like(ids[:, :, :1], bos), ids], -1)
     return PairTokens(clean, other, clean[:, -1], other[:, -1])
+
+
+def _edge(net) -> tuple:
+    """A pair, its two caches, a head, and one of the last layer that is to receive from it."""
+    t, layer = _random_pair(net), net.cfg.n_layers - 1
+    (_, clean), (_, other) = (net.run_with_cache(each) for each in (t.clean, t.corrupted))
+    return t, clean, other, (layer - 1, 1), (layer, net.cfg.n_heads - 1)
+
+
+def _written(net, clean, other, sender) -> Float[Tensor, "1 pos d_model"]:
+    layer, head = sender
+    return (clean["z", layer] - other["z", layer])[:, :, head] @ net.W_O[layer, head]
 
 
 def _at_last(net, runs) -> Float[Tensor, "layer head"]:
@@ -324,20 +344,3 @@ def _at_last(net, runs) -> Float[Tensor, "layer head"]:
         ends = t.logit_diff(net(t.clean)).item(), t.logit_diff(net(t.corrupted)).item()
         shares.append(normalise(patching.sweep(net, prompt, cache, t.logit_diff, cells), *ends))
     return torch.stack(shares).mean(0).view(c.n_layers, c.n_heads)
-
-
-def _head(given, c) -> tuple[int, int]:
-    """The answer as (layer, head), whatever holds the two numbers; else `Wrong`."""
-    try:
-        layer, head = (int(number) for number in given)
-    except (TypeError, ValueError):
-        raise Wrong(
-            f"Give the pair (layer, head), not {given!r}; `divmod(index, n_heads)` makes one of an "
-            "index."
-        ) from None
-    expect(
-        0 <= layer < c.n_layers and 0 <= head < c.n_heads,
-        f"There is no head {layer}.{head}: {c.n_layers} layers of {c.n_heads} heads, counted from "
-        "0. The layer comes first; `n_heads` is the model's own.",
-    )
-    return layer, head

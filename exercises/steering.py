@@ -17,7 +17,6 @@ from exercises.grading import (
     on_model,
     second_model,
     step,
-    unchanged,
 )
 from helpers.prompts import tokenize
 from helpers.steering import steering_vector
@@ -49,6 +48,7 @@ def contrast(attempt) -> None:
         "BOS is left out of the sum but still counted in the mean.": by(
             each(lambda x: x[1:].sum(0) / len(x))
         ),
+        "The last position is left out, not BOS.": by(each(lambda x: x[:-1].mean(0))),
         "All positions are pooled, so a longer prompt weighs more: take each prompt's own mean "
         "first, then the mean over prompts.": by(lambda s: torch.cat([x[1:] for x in s]).mean(0)),
         "All positions are pooled, BOS too: take each prompt's own mean, from position 1.": by(
@@ -58,10 +58,11 @@ def contrast(attempt) -> None:
             lambda s: torch.stack([x[1:].mean(0) for x in s]).sum(0)
         ),
         "This sums over positions: take the mean.": by(each(lambda x: x[1:].sum(0))),
-        "This is the last position alone; take the mean over all but BOS.": by(
-            each(lambda x: x[-1])
-        ),
+        "This is the last position alone; take all but BOS.": by(each(lambda x: x[-1])),
         "Only the first prompt of each side is used.": a[1:].mean(0) - c[1:].mean(0),
+        "The positive side alone; subtract the negative one.": points[:2].mean(0),
+        "Half of the way: subtract the two means, no more.": right / 2,
+        "Do not scale it to length 1.": right / right.norm(),
     }
     compare(answer(attempt, more, fewer), right, mistakes)
     compare(answer(attempt, [b], [a]), points[1] - points[0])
@@ -93,6 +94,9 @@ def steer_last(attempt, model) -> None:
             "The stream is replaced by the vector: add it (`+=`), do not set it.": run(replaced),
             "The vector is subtracted: the sign is swapped.": run(stream - at_last),
             "The vector is added twice.": run(stream + 2 * at_last),
+            "The vector is scaled to length 1; add it as it is.": run(
+                stream + at_last / vector.norm()
+            ),
             "The vector is added at position 1, not at the last one: index -1 of axis 1.": run(
                 stream + at_last.roll(2 - tokens.shape[1], 1)
             ),
@@ -104,21 +108,20 @@ def steer_last(attempt, model) -> None:
                 f"You add to the stream *entering* block {layer}, not to the one after it."
             ] = run(entering + at_last, at=before)
         with on_model(each is model):
-            with unchanged(each, tokens):
-                got = answer(attempt, each, tokens, vector, layer)
+            got = answer(attempt, each, tokens, vector, layer)
             compare(got, run(stream + at_last), mistakes, 1e-3)
 
 
 @exercise("6.3", "The price of a push")
 def price_of_push(attempt) -> None:
     """Distributions whose divergence is known by hand, whatever is added to a row of logits."""
-    p, q = torch.tensor([1 / 2, 1 / 2]), torch.tensor([1 / 8, 7 / 8])
+    p, q, r = (torch.tensor([a, 1 - a]) for a in (1 / 2, 1 / 8, 1 / 4))
     level = torch.tensor([[3.0], [-2.0], [5.0]])  # a softmax does not see it
     plain = torch.stack([torch.tensor([1 / 16, 15 / 16]), p, p]).log() + level
-    steered = torch.stack([torch.tensor([15 / 16, 1 / 16]), q, p]).log() - level
+    steered = torch.stack([torch.tensor([15 / 16, 1 / 16]), q, r]).log() - level
     at_bos = 7 / 8 * log(15)
-    there = log(2) + log(4 / 7) / 2  # sum of P log(P / Q)
-    back = log(1 / 4) / 8 + 7 / 8 * log(7 / 4)  # sum of Q log(Q / P)
+    there = log(2) + log(4 / 7) / 2 + log(2) / 2 + log(2 / 3) / 2  # sum of P log(P / Q)
+    back = log(1 / 4) / 8 + 7 / 8 * log(7 / 4) + log(1 / 2) / 4 + 3 / 4 * log(3 / 2)  # Q log(Q / P)
     raw = (plain.softmax(-1) * (plain - steered)).sum(-1)[1:].mean()
     mistakes = {
         "The arguments are swapped: the weights, and the first log, are those of the unsteered "
@@ -133,6 +136,9 @@ def price_of_push(attempt) -> None:
         "This is the sum over positions, position 0 too; take the mean of the others.": (
             at_bos + there
         ),
+        "This is the largest of the positions; take their mean.": log(2) + log(4 / 7) / 2,
+        "This is the mean of both directions.": (there + back) / 4,
+        "This is the cross-entropy; take the entropy of P off.": there / 2 + log(2),
         "The mean is taken over the vocabulary, too: sum over it, and mean over positions.": (
             there / 4
         ),
@@ -156,9 +162,12 @@ def best_within(attempt) -> None:
         "A cost that is equal to the budget is within it.": [1, 1],
         "Swapped: (layer, column), in this order.": [2, 1],
         "`argmax` counts through the flattened table: turn it into (layer, column).": 6,
+        "This is the effect; wanted is its place, (layer, column).": 3.0,
         "Divide the flat place by the number of columns, not of layers.": [2, 0],
     }
     compare(answer(attempt, effects, costs, 0.125), [1, 2], mistakes)
+    dearest = {"This is the most that the budget buys; ask for the largest effect.": [0, 1]}
+    compare(answer(attempt, effects, costs, 0.5), [1, 2], dearest)
     compare(answer(attempt, effects[:, :2], costs[:, :2], 0.02), [1, 0])
     compare(answer(attempt, effects[:2].T, costs[:2].T, 4.0), [3, 0])
 
@@ -180,10 +189,8 @@ def unrelated_null(prompt_means, differences, p_value, model) -> None:
                 [stream[-1] for stream in streams]
             ),
         }
-        with step(1), on_model(each is model):
-            with unchanged(each, rows[0]):
-                got = answer(prompt_means, each, rows, layer)
-            compare(got, _rows(streams, 1), mistakes, 1e-3)
+        with step(1, each is model):
+            compare(answer(prompt_means, each, rows, layer), _rows(streams, 1), mistakes, 1e-3)
 
     means = torch.tensor([[3.0, 0, 0], [0, 4, 0], [0, 0, 12], [3, 0, 5]])
     pairs = [(0, 1), (0, 2), (0, 3), (1, 2), (1, 3), (2, 3)]
@@ -203,23 +210,31 @@ def unrelated_null(prompt_means, differences, p_value, model) -> None:
         compare(given, 2 * unit, mistakes)
 
     null = torch.tensor([0.5, -3.0, 1.0, -0.2, 2.0, 0.1, -1.0, 0.0, -4.0])
-    for effect, far in ((2.0, 3), (-2.5, 2), (5.0, 0), (0.0, 9)):
-        above = int((null >= effect).sum())
+    for effect, n in ((2.0, 9), (-2.5, 9), (5.0, 9), (0.0, 9), (1.0, 6)):
+        size, given = abs(effect), null[:n]
+        far, above = int((given.abs() >= size).sum()), int((given >= effect).sum())
+        right = (1 + far) / (1 + n)
         mistakes = {
             "add 1 to both counts: the vector itself is one of the directions, so p is "
-            "never 0.": far / 9,
-            "both signs count: compare absolute values.": (1 + above) / 10,
-            "both signs count, and 1 is added to both counts.": above / 9,
-            "an equal effect counts as well: `>=`.": (
-                (1 + int((null.abs() > abs(effect)).sum())) / 10
+            "never 0.": far / n,
+            "both signs count: compare absolute values.": (1 + above) / (1 + n),
+            "both signs count, and 1 is added to both counts.": above / n,
+            "both signs count; twice one side is another number.": (
+                2 * (1 + int((given >= size).sum())) / (1 + n)
             ),
-            "this is the share that does less.": 1 - far / 9,
-            "1 is added to one of the two counts only.": (1 + far) / 9,
+            "an equal effect counts as well: `>=`.": (
+                (1 + int((given.abs() > size).sum())) / (1 + n)
+            ),
+            "this is the share that does less.": 1 - far / n,
+            "this is 1 minus p.": 1 - right,
+            "this counts who does at most as much.": (
+                (1 + int((given.abs() <= size).sum())) / (1 + n)
+            ),
+            "1 is added to one of the two counts only.": (1 + far) / n,
         }
-        right = (1 + far) / 10
         known = {message: p for message, p in mistakes.items() if abs(p - right) > 1e-6}
         with step(3):
-            compare(answer(p_value, effect, null), right, known)
+            compare(answer(p_value, effect, given), right, known)
 
 
 @exercise("6.6", "Steering, or a logit bias?")
@@ -228,15 +243,17 @@ def steering_or_bias(changes, explained, verdict, model) -> None:
     generator = torch.Generator().manual_seed(0)
     linear = toy.linear_network()  # whatever enters, a vector moves all logits by the same
     rows = torch.randint(1, 10, (3, 6), generator=generator)
-    # Only in the linear network have changes a mean over the vocabulary: `load_model` centres W_U.
-    for each, tokens in (*_both(model), (linear, rows)):
+    # Only in toys have changes a mean over the vocabulary: `load_model` centres W_U. In the linear
+    # one it is the same for all contexts, with a norm each has its own.
+    for each, tokens in (*_both(model), (linear, rows), (_with_norm(), rows)):
         layer = each.cfg.n_layers // 2
         stream = each.run_with_cache(tokens)[1]["resid_post", layer]
         vector = _direction(each, stream)
         raw = _pushed(each, tokens, vector, layer) - each(tokens)
         right = raw[:, 1:].flatten(0, 1)
         mistakes = {
-            "take each context's mean over the vocabulary off; softmax does not see it.": (right),
+            "take each context's mean over the vocabulary off; softmax does not see it.": right,
+            "one mean for all is taken off; take each context's own.": right - right.mean(),
             "position 0 is counted: leave BOS out.": _level(raw.flatten(0, 1)),
             "the sign is swapped: steered minus unsteered.": -_level(right),
             "these are the steered logits: subtract the unsteered ones.": _level(
@@ -247,9 +264,8 @@ def steering_or_bias(changes, explained, verdict, model) -> None:
             ),
             "nothing has changed: did the model run inside the `with`?": 0 * right,
         }
-        with step(1), on_model(each is model):
-            with unchanged(each, tokens):
-                got = answer(changes, each, tokens, vector, layer)
+        with step(1, each is model):
+            got = answer(changes, each, tokens, vector, layer)
             compare(got, _level(right), mistakes, 1e-3)
 
     table, guess = (torch.randn(6, 5, generator=generator) for _ in range(2))
@@ -273,21 +289,12 @@ def steering_or_bias(changes, explained, verdict, model) -> None:
         right = 1 - (table - table[0]).square().sum() / table.square().sum()
         compare(answer(explained, table, table[0]), right)
 
-    vector = torch.randn(8, generator=generator, dtype=torch.float64)
-    with step(3):
-        constant, _ = _two(answer(verdict, linear, rows, vector, 0))
-        expect(
-            abs(constant - 1) < 1e-3,
-            f"in a linear network every context changes by the same, so the constant explains all, "
-            f"1.00; you give {constant:.2f}. Is it fitted as the mean over contexts?",
-        )
-    for each, tokens in ((linear, rows), *_both(model)):
-        layer = each.cfg.n_layers // 2 - (each is linear)
+    for each, tokens in (*_both(model), (linear, rows)):  # in the linear one a constant is all
+        layer = 0 if each is linear else each.cfg.n_layers // 2
         vector = _direction(each, each.run_with_cache(tokens)[1]["resid_post", layer])
         right, mistakes = _verdict(each, tokens, vector, layer)
-        with step(3), on_model(each is not linear):
-            with unchanged(each, tokens):
-                got = _two(answer(verdict, each, tokens, vector, layer))
+        with step(3, each is model):
+            got = _two(answer(verdict, each, tokens, vector, layer))
             compare(got, right, mistakes, 1e-3)
     layer = model.cfg.n_layers // 2
     sides = TEXTS[1], "I hate this! It's absolutely terrible and"
@@ -315,6 +322,10 @@ def _verdict(model, tokens, vector, layer) -> tuple[list[float], dict[str, list[
             share(fitted, held_out.mean(0)),
             straight,
         ],
+        "the mean of contexts 0, 2, 4 … is one number for each token; this is one for all.": [
+            share(held_out, fitted.mean()),
+            straight,
+        ],
         "the two shares are swapped.": [straight, constant],
         "the last stream is judged on the last stream's own changes; how much of *this "
         "layer's* changes does it explain?": [constant, share(direct, mine)],
@@ -339,8 +350,21 @@ def _pushed(model, tokens, vector, layer) -> Float[Tensor, "batch pos d_vocab"]:
 
 
 def _both(model) -> list[tuple[object, Int[Tensor, "1 pos"]]]:
-    """The model at hand and a random one, each with a prompt that BOS begins."""
-    return [(each, tokenize(each, TEXTS[0])) for each in (model, second_model(model))]
+    """The model at hand and a random one, each with a prompt of its own length."""
+    return [
+        (each, tokenize(each, text))
+        for each, text in ((model, TEXTS[0]), (second_model(model), TEXTS[1]))
+    ]
+
+
+def _with_norm():
+    """A random network of three layers whose changes have each its own mean over the vocabulary."""
+    sizes = {"n_layers": 3, "n_heads": 2, "d_model": 8, "d_head": 4, "d_vocab": 10}
+    net = toy.boot(**sizes, normalization_type="LN")
+    generator = torch.Generator().manual_seed(2)
+    for parameter in net.parameters():
+        torch.nn.init.normal_(parameter, generator=generator)
+    return net
 
 
 def _direction(model, stream: Float[Tensor, "batch pos d_model"]) -> Float[Tensor, "d_model"]:

@@ -28,15 +28,14 @@ def ablate(
     the cache of another run of the same length, whose `z` is taken, for *resample* ablation (Chan
     et al. 2022, "Causal scrubbing"). `positions`: where, negative ones from the end of all rows,
     padding included; None for all. The hooks are gone afterwards, also after an exception.
-    TypeError or ValueError for no head, one out of range, values that do not fit; RuntimeError
-    where the model did not run."""
+    TypeError or ValueError for no head or position, one out of range, values that do not fit;
+    RuntimeError where the model did not run."""
     those: dict[int, list] = {}  # by layer, (all rows, head)
-    for layer, head in heads:
-        inputs.expect_int("layer", layer, 0, model.cfg.n_layers - 1)
-        inputs.expect_int("head", head, 0, model.cfg.n_heads - 1)
+    for each in inputs.expect_list("heads", heads, of="(layer, head)"):
+        layer, head = inputs.expect_list("heads", each, of="ints, (layer, head)", size=2)
+        layer = inputs.expect_int("layer", layer, 0, model.cfg.n_layers - 1)
+        head = inputs.expect_int("head", head, 0, model.cfg.n_heads - 1)
         those.setdefault(layer, []).append((slice(None), head))
-    if not those:
-        raise ValueError("heads: expected at least one (layer, head), got none")
     replace, calls = _replacement(model, values, positions), []
 
     def hook_function(z: Float[Tensor, "batch pos head d_head"], hook) -> Tensor:
@@ -72,6 +71,7 @@ def ablate_each(
 def _replacement(model, values: Values, positions: Places):
     """A function from `z`, a layer and some (row, head) to a copy of `z` with these replaced."""
     cfg, of_a_run = model.cfg, hasattr(values, "keys")
+    at = None if positions is None else inputs.expect_list("positions", positions, of="ints")
     if isinstance(values, Tensor) and values.ndim:
         sizes = {"layer": cfg.n_layers, "head": cfg.n_heads, "d_head": cfg.d_head}
         inputs.expect_axes("values", values, "layer head d_head", **sizes)
@@ -80,14 +80,12 @@ def _replacement(model, values: Values, positions: Places):
         values = torch.full((cfg.n_layers, cfg.n_heads, 1), inputs.expect_number("values", values))
 
     def replace(z: Tensor, layer: int, those: list[tuple[int | slice, int]]) -> Tensor:
-        length, name = z.shape[1], f"blocks.{layer}.{HEADS}"
-        places = list(range(length) if positions is None else positions)
-        for place in places:
-            inputs.expect_int("positions", place, -length, length - 1)
+        size, name = z.shape[1], f"blocks.{layer}.{HEADS}"
+        places = [inputs.expect_int("positions", p, -size, size - 1) for p in at or range(size)]
         if of_a_run:
-            new = inputs.expect_activation(values, name, model, batch=1, pos=length)[0]
+            new = inputs.expect_activation(values, name, model, batch=1, pos=size)[0]
         else:
-            new = values[layer].expand(length, -1, -1)
+            new = values[layer].expand(size, -1, -1)
         z = z.clone()
         for row, head in those:
             z[row, places, head] = new[places, head].to(z)

@@ -30,7 +30,7 @@ def embeddings(model, cache) -> dict[str, Float[Tensor, "batch pos d_model"]]:
     `cache["resid_pre", 0]`; else `Unsupported` (a scale or a norm before the first block)."""
     names = {"token": "hook_embed", "position": "hook_pos_embed"}
     parts = {key: cache[name] for key, name in names.items() if name in cache}
-    start = cache["resid_pre", 0]
+    start = cache["blocks.0.hook_resid_pre"]
     if not parts or not torch.allclose(sum(parts.values()), start, rtol=1e-3, atol=1e-3):
         why = "the model scales or normalises them, or the cache has no hook_embed"
         what = f"{model.cfg.architecture}: embeddings do not sum to what enters the first block"
@@ -52,13 +52,13 @@ def layer_norm(model) -> bool:
 
 
 def centre(model, x: Float[Tensor, "*axes d_model"]) -> Float[Tensor, "*axes d_model"]:
-    """LayerNorm's first step, subtracting the mean over d_model; the identity for RMSNorm."""
+    """Minus the mean over d_model for LayerNorm (Ba et al. 2016, arXiv 1607.06450); else `x`."""
     return x - x.mean(-1, keepdim=True) if layer_norm(model) else x
 
 
 def scale(model, x: Float[Tensor, "*axes d_model"]) -> Float[Tensor, "*axes 1"]:
-    """What the norm divides `centre(model, x)` by: its root mean square, with the norm's epsilon.
-    With the final norm's gain folded (`load_model`), logits are `centre / scale @ W_U + b_U`."""
+    """What the norm divides `centre(model, x)` by, its root mean square. The logits are
+    `centre / scale @ W_U + b_U` unless `expect_plain_logits` raises. Source: arXiv 1910.07467."""
     if model.cfg.normalization_type is None:
         return x.new_ones(*x.shape[:-1], 1)
     wide = centre(model, x.to(torch.promote_types(x.dtype, torch.float32)))  # a square may overflow
@@ -121,18 +121,15 @@ def expect_neurons(model, name: str) -> None:
 
 
 def expect_plain_logits(model) -> None:
-    """The logits are the unembedding of the normed stream and no more; else `Unsupported`."""
-    after = [
-        ("caps", getattr(model.cfg, "output_logits_soft_cap", None)),
-        ("caps", _setting(model, "final_logit_softcapping")),  # Gemma 2
-        ("divides", _setting(model, "logits_scaling")),  # Granite
-        ("scales", _setting(model, "logit_scale")),  # Cohere
-    ]
-    for does, value in after:
-        if value not in ((None, -1, 0) if does == "caps" else (None, 1)):
-            how = f"{model.cfg.architecture} {does} its logits after the unembedding (by {value:g})"
-            what = "they are no sum of components, and a lens would not end in them"
-            raise Unsupported(f"{how}: {what}; patch instead (helpers.patching)")
+    """The logits are `centre / scale @ W_U + b_U` of the last stream; else `Unsupported`."""
+    x, norm = model.W_U.T[:4], getattr(model, "ln_final", torch.nn.Identity())  # any four vectors
+    if (after := model.adapter.apply_output_logits_transform(torch.tensor(99.0)).item()) != 99:
+        why = f"turns a logit of 99 into {after:.3g}"  # Gemma 2 caps, Granite divides
+    elif torch.allclose(plain(norm)(x), centre(model, x) / scale(model, x), 0.02, 0.02):
+        return
+    else:
+        why = "has a final norm that is not folded into W_U (load_model does if it can), or none"
+    raise Unsupported(f"{model.cfg.architecture} {why}, so its logits are no sum; patch instead")
 
 
 def sees_all(model, positions: int) -> bool:

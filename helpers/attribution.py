@@ -48,16 +48,11 @@ def attribute_logit_diff(
     by_head = torch.einsum("lbhe,lhed->lhbd", z, model.W_O)  # (layer, head, batch, d_model)
     outputs = [f"blocks.{i}.hook_mlp_out" for i in layers]
     mlps = [read(at_end(name)) if name in model.hook_dict else zero for name in outputs]
-    split = LogitDiffAttribution(
-        embed=read(start["token"]),
-        pos_embed=read(start["position"]) if "position" in start else zero,
-        heads=read(by_head),
-        mlps=torch.stack(mlps),
-        bias=read(architecture.attention_bias(model).sum(0)[None]) + ids_bias,
-    )
-    parts = [split.embed, split.pos_embed, split.bias - ids_bias, *split.heads.flatten(), *mlps]
+    embed, pos_embed = (read(start[key]) if key in start else zero for key in ("token", "position"))
+    bias = read(architecture.attention_bias(model).sum(0)[None])
+    parts = [embed, pos_embed, bias, *(heads := read(by_head)).flatten(), *mlps]
     _expect_sum(model, parts, whole, "what the last residual stream says")
-    return split
+    return LogitDiffAttribution(embed, pos_embed, heads, torch.stack(mlps), bias + ids_bias)
 
 
 def attribute_neurons(
@@ -66,7 +61,7 @@ def attribute_neurons(
     """Split one MLP's share of the logit difference over its neurons, in nats, batch-averaged. A
     neuron writes its activation times its row of W_out. Together with the MLP's output bias they
     sum to `attribute_logit_diff(...).mlps[layer]`. Raises as that, and for a mixture of experts."""
-    inputs.expect_int("layer", layer, 0, model.cfg.n_layers - 1)
+    layer = inputs.expect_int("layer", layer, 0, model.cfg.n_layers - 1)
     name, out = f"blocks.{layer}.mlp.hook_post", f"blocks.{layer}.hook_mlp_out"
     architecture.expect_neurons(model, name)
     read, at_end, *_ = _reader(model, cache, answer, distractor, mask)
@@ -117,8 +112,5 @@ def _expect_sum(model, parts: list[Tensor], whole: Tensor, name: str, size=0) ->
     rounding = 4 * torch.finfo(model.cfg.dtype).eps * size
     limit = coarse * (values.abs().sum() + whole.abs()) + rounding
     if (values.sum() - whole).abs() > limit:
-        raise Unsupported(
-            f"the parts do not sum to {name}: in {model.cfg.architecture} more happens on the way "
-            "than a sum (a norm of a component's output, a scale, a final norm that is not folded "
-            "into W_U: use load_model), or a hook changed the cached run; patch instead"
-        )
+        why = "more happens on the way (a norm, a scale), or a hook changed the run; patch instead"
+        raise Unsupported(f"the parts do not sum to {name}: in {model.cfg.architecture} {why}")

@@ -22,9 +22,9 @@ def repeated_tokens(model, n: int, batch: int, seed: int) -> Int[Tensor, "{batch
     but the special ones is equally likely; every row has its own block; `seed` is of a generator of
     its own. TypeError or ValueError where these are no ints, n < 2, batch < 1, or 2n + 1 tokens do
     not fit the context. Source: Elhage et al. 2021; Olsson et al. 2022 (arXiv 2209.11895)."""
-    inputs.expect_int("n", n, 2, (model.cfg.n_ctx - 1) // 2)  # 2n + 1 tokens must fit the context
-    inputs.expect_int("batch", batch, 1, 2**31)
-    inputs.expect_int("seed", seed, 0, 2**63 - 1)
+    n = inputs.expect_int("n", n, 2, (model.cfg.n_ctx - 1) // 2)  # 2n + 1 tokens must fit
+    batch = inputs.expect_int("batch", batch, 1, 2**31)
+    seed = inputs.expect_int("seed", seed, 0, 2**63 - 1)
     bos = model.to_tokens("a", prepend_bos=True)[0, 0].item()
     left_out = {bos, *model.tokenizer.all_special_ids}
     size = min(len(model.tokenizer), model.cfg.d_vocab)  # the model's vocabulary may be padded
@@ -39,19 +39,19 @@ def induction_scores(pattern: Pattern, n: int) -> Float[Tensor, "head"]:
     n + 1, over queries n+1 .. 2n and the batch. 1 for a perfect induction head, 0 for a perfect
     duplicate-token head. TypeError or ValueError for wrong axes, an empty batch, NaN, or a length
     that is not 2n + 1. Source: Olsson et al. 2022 (arXiv 2209.11895), "prefix matching"."""
-    return _stripe(pattern, n, back=n - 1)
+    return _stripe(pattern, n, later=1)
 
 
 def duplicate_token_scores(pattern: Pattern, n: int) -> Float[Tensor, "head"]:
     """Mean attention from the second copy to the *same* token in the first: to key query - n.
-    Source: Wang et al. 2022 (arXiv 2211.00593), "duplicate token heads"."""
-    return _stripe(pattern, n, back=n)
+    Raises as `induction_scores`. Source: Wang et al. 2022 (arXiv 2211.00593), section 3."""
+    return _stripe(pattern, n, later=0)
 
 
 def previous_token_scores(pattern: Pattern, mask: Mask = None) -> Float[Tensor, "head"]:
     """Mean attention to the position just before, over each row's tokens from the third on: the
-    first has none before it, the second only BOS, which many heads attend to anyway. Works on any
-    text of three tokens or more; `mask` as in `helpers.metrics`. Raises as `induction_scores`."""
+    first has none before it, the second only BOS, where many heads rest. Any text of 3 tokens will
+    do; `mask` as in `helpers.metrics`. Raises as `induction_scores`. Source: Elhage et al. 2021."""
     batch, _, length, _ = _checked(pattern).shape
     mask = torch.ones(batch, length, dtype=torch.bool) if mask is None else mask
     real = inputs.expect_mask(mask, batch, length).to(pattern.device)
@@ -61,14 +61,14 @@ def previous_token_scores(pattern: Pattern, mask: Mask = None) -> Float[Tensor, 
     return pattern.diagonal(-1, -2, -1).transpose(1, 2)[counted].mean(0)
 
 
-def _stripe(pattern: Tensor, n: int, back: int) -> Float[Tensor, "head"]:
-    """Mean attention of the second copy's queries to the key `back` positions earlier."""
+def _stripe(pattern: Tensor, n: int, later: int) -> Float[Tensor, "head"]:
+    """Mean attention of the second copy's queries to the key at query - n + `later`."""
     length = _checked(pattern).shape[-1]
-    inputs.expect_int("n", n, 2, length)
+    n = inputs.expect_int("n", n, 2, length)
     if length != 2 * n + 1:
         what = f"BOS, then a block of n = {n} tokens twice"
         raise ValueError(f"pattern has {length} positions, expected 2n + 1 = {2 * n + 1}: {what}")
-    return pattern.diagonal(-back, -2, -1)[..., -n:].mean((0, -1))  # the last n of query back .. 2n
+    return pattern.diagonal(later - n, -2, -1)[..., -n:].mean((0, -1))  # of the last n queries
 
 
 def _checked(pattern: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+from tqdm import tqdm
 from transformer_lens.model_bridge import TransformerBridge
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -22,7 +23,8 @@ EMBEDDED_DIRECTORY = Path(__file__).parent / "tutorial_4l"
 NEAR = {torch.float32: 1e-3, torch.float64: 1e-3, torch.float16: 0.5, torch.bfloat16: 3.0}
 # 5.24 hands a layer its key-value cache under a name that transformer_lens 4.3 does not read.
 GO_TOGETHER = "transformer_lens 4.3 goes with transformers>=5.9,<5.24"
-
+# What the lessons read of every block:
+PARTS = ("hook_resid_post", "hook_attn_out", "attn.hook_pattern", "attn.hook_z", "hook_mlp_out")
 _HUB_NAME = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?", re.ASCII)  # "gpt2" or "owner/name"
 
 
@@ -60,7 +62,8 @@ def load_model(
     identity, path = _locate(name)
     if identity == EMBEDDED:
         torch.set_num_threads(1)
-    model = _boot(path, dtype, device, device_map, offload_folder)
+    with tqdm(total=3, desc=f"loading {identity}", unit="step", delay=1, leave=False) as bar:
+        model = _boot(path, dtype, device, device_map, offload_folder, bar.update)
     model.cfg.model_name = identity
     return model
 
@@ -79,8 +82,9 @@ def describe(model: TransformerBridge) -> str:
 
 
 @torch.no_grad()
-def _boot(path: Path, dtype: torch.dtype, device="cpu", device_map=None, offload_folder=None):
-    """The model in a directory or .gguf file: read by transformers, wrapped, processed, checked."""
+def _boot(path: Path, dtype, device="cpu", device_map=None, offload_folder=None, done=int):
+    """The model in a directory or .gguf file: read by transformers, wrapped, processed, checked.
+    `done` is called after each of the three steps."""
     directory, source = path, {"local_files_only": True}
     if path.is_file():
         directory, source["gguf_file"] = path.parent, path.name
@@ -94,20 +98,25 @@ def _boot(path: Path, dtype: torch.dtype, device="cpu", device_map=None, offload
         if lacking := sorted(map(str, [*info["missing_keys"], *info["mismatched_keys"]])):
             gap = f"{len(lacking)} are missing or of another shape, such as {lacking[0]}"
             raise ValueError(f"the weights do not fit the model's configuration: {gap}")
-        placed = {"dtype": dtype, "device": device if device_map is None else None}
         network = network.to(device) if device_map is None else network
+        done()
         parts = set(map(str, (getattr(network, "hf_device_map", None) or {}).values()))
         eighth = network.config.get_text_config().vocab_size // 8  # any six tokens will do
         ids = torch.arange(1, 7, device=network.device)[None] * eighth
         right = network(ids).logits if len(parts) < 2 else None
-        boot = TransformerBridge.boot_transformers
-        model = boot(str(directory), hf_model=network, tokenizer=tokenizer, **placed)
+        given = {"tokenizer": tokenizer, "dtype": dtype, "device": None if device_map else device}
+        model = TransformerBridge.boot_transformers(str(directory), hf_model=network, **given)
+        names = [f"blocks.{i}.{part}" for i in range(model.cfg.n_layers) for part in PARTS]
+        if lacking := {"ln_final.hook_out", *names} - set(model.hook_dict):
+            raise ValueError(f"{model.cfg.architecture} has no {min(lacking)}; the lessons need it")
         # Once: it rewrites the weights, where they are all in reach.
         kept = getattr(network.config, smollm2.PROCESSED, False) or parts & {"cpu", "disk"}
         model.enable_compatibility_mode(no_processing=bool(kept))
         model.eval().cfg.default_prepend_bos = True  # else model(text) is without, for some
+        done()
         if right is not None:
             _compare(model, ids, right)
+        done()
         return model
     except Exception as error:
         error.add_note(f"while loading the model in {path}")
@@ -130,7 +139,7 @@ def _compare(model, ids: Int[Tensor, "1 pos"], right: Float[Tensor, "1 pos d_voc
                 f"{what} differs from plain transformers' by {off:.3g} nats (log-probabilities; "
                 f"{limit} is allowed) with transformers {version('transformers')}. {GO_TOGETHER}; "
                 "where you have those, config.json asks for something that transformer_lens leaves "
-                "out, such as GPT-2's scale_attn_weights: false"
+                "out (GPT-2's scale_attn_weights: false), or tokens see those that follow (BERT)"
             )
 
 

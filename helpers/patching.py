@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from helpers import inputs
 from helpers.engine import ATTENTION, HEADS, MLP, RESIDUAL, SITES, Cell, hooks, sparse
-from helpers.metrics import Metric, measured
+from helpers.metrics import LastToken, Metric, measured
 
 MAX_BYTES = 512 * 2**20  # the memory that one pass may take, beside the model and the cache
 
@@ -66,7 +66,7 @@ def attribution_patch(
     is "residual", "blocks", "heads" or "head_positions"; the rest as `patch_residual`.
     Source: Nanda 2023, "Attribution patching"; Syed et al. 2023 (arXiv 2310.10348)."""
     cells, shape = grid(model, corrupted_tokens, what)
-    names = _check(model, corrupted_tokens, clean_cache, cells)
+    names = _check(model, corrupted_tokens, clean_cache, metric, cells)
     kept: dict[str, Tensor] = {}
 
     def keep(name: str, activation, hook):
@@ -92,14 +92,16 @@ def sweep(
     """The metric after patching each of a list of `Cell` by itself, in the order of `cells`. The
     model decides which engine computes it. `max_bytes` is about how much memory a pass may take;
     there are as many passes as that needs. The rest and errors as `patch_residual`."""
-    _check(model, corrupted_tokens, clean_cache, cells)
+    _check(model, corrupted_tokens, clean_cache, metric, cells)
+    max_bytes = inputs.expect_int("max_bytes", max_bytes, 1, 2**63)
     positions = corrupted_tokens.shape[1]
     engine = sparse if sparse.supports(model, positions) else hooks
     at_once = max(1, max_bytes // engine.bytes_a_cell(model, positions, metric))
     # In the order in which a model comes to them:
     order = sorted(range(len(cells)), key=lambda i: (cells[i].layer, SITES.index(cells[i].site)))
     values = []
-    for start in tqdm(range(0, len(cells), at_once), unit="pass", delay=2, leave=False):
+    starts = range(0, len(cells), at_once)
+    for start in tqdm(starts, unit="pass", delay=2, leave=False, disable=len(starts) < 2):
         chunk = [cells[i] for i in order[start : start + at_once]]
         found = engine.measure(model, corrupted_tokens, clean_cache, chunk, metric)
         values.append(measured(found, len(chunk)))
@@ -107,7 +109,7 @@ def sweep(
 
 
 def grid(model, tokens: Int[Tensor, "1 pos"], what: str) -> tuple[list[Cell], tuple[int, ...]]:
-    """The cells of a sweep, in the order of its grid, and the grid's shape."""
+    """The cells of a sweep in its grid's order, and that shape; ValueError for no such `what`."""
     inputs.expect_prompt("corrupted_tokens", tokens, model)
     layers, heads, positions = model.cfg.n_layers, range(model.cfg.n_heads), range(tokens.shape[1])
     at, sizes = [(p,) for p in positions], (len(heads), len(positions))
@@ -117,7 +119,7 @@ def grid(model, tokens: Int[Tensor, "1 pos"], what: str) -> tuple[list[Cell], tu
         "heads": ([HEADS], [(slice(None), h) for h in heads], (layers, len(heads))),
         "head_positions": ([HEADS], [(p, h) for h in heads for p in positions], (layers, *sizes)),
     }
-    if what not in kinds:
+    if not isinstance(what, str) or what not in kinds:
         raise ValueError(f"what: expected one of {', '.join(kinds)}; got {what!r}")
     sites, indices, shape = kinds[what]
     return [Cell(i, s, index) for s in sites for i in range(layers) for index in indices], shape
@@ -128,9 +130,13 @@ def _swept(what: str, model, tokens: Tensor, cache, metric: Metric, **options) -
     return sweep(model, tokens, cache, metric, cells, **options).view(shape)
 
 
-def _check(model, tokens: Tensor, cache, cells: list[Cell]) -> list[str]:
+def _check(model, tokens: Tensor, cache, metric: Metric, cells: list[Cell]) -> list[str]:
     """One prompt of this model's tokens, and a cache of its shape; the activations' names."""
     inputs.expect_prompt("corrupted_tokens", tokens, model)
+    if not callable(metric):
+        raise TypeError(f"metric: expected a function of logits, got {type(metric).__name__}")
+    if isinstance(metric, LastToken) and metric.tokens is not None:
+        inputs.expect_ids(model.cfg.d_vocab, tokens=metric.tokens)
     names = list(dict.fromkeys(cell.name for cell in cells))
     for name in names:
         inputs.expect_activation(cache, name, model, batch=1, pos=tokens.shape[1])

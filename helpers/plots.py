@@ -18,7 +18,7 @@ from ipywidgets import Box, Dropdown, SelectionSlider, interactive_output
 SIGNED = ["#f0906a", "#fbc3a5", "#f7f7f7", "#b2d7e8", "#6fb0d6"]  # text is readable on all of them
 AMOUNT = ["#ffffff", "#93d4c3", "#5fb0d8", "#225ea8", "#081d58"]  # and on three of these
 LINES = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#555555"]  # Okabe & Ito
-MAX_WEIGHTS = 800_000  # of an attention view, about 1 MB in the notebook
+MAX_WEIGHTS = 5_000_000  # of an attention view; 32 heads of 256 tokens are 2.9 MB
 
 
 def heatmap(
@@ -45,7 +45,7 @@ def heatmap(
     look["hovertemplate"] = hover + "<extra></extra>"
     figure = go.Figure(go.Heatmap(x=_places(x), y=_places(y), z=z.tolist(), **look))
     figure.update_xaxes(**_named(x)).update_yaxes(**_named(y), autorange="reversed")
-    height = max(320, min(170 + 30 * len(y), 600), 170 + 20 * len(y) * (text is not None))
+    height = max(320, min(170 + 30 * len(y), 600), 170 + 15 * len(y) * (text is not None))
     return _finished(figure, title, xlabel, ylabel, height, note=f"colour: {unit}")
 
 
@@ -100,36 +100,42 @@ def scatter(x, y, *, title, xlabel, ylabel, groups=None, hover=None, diagonal=Fa
     return _finished(figure, title, xlabel, ylabel, legend=len(set(groups)) > 1 or diagonal)
 
 
-def attention(pattern, tokens: Sequence[str], *, heads: Sequence[str]) -> go.Figure:
-    """Attention patterns `[head, query, key]` in per cent, one head at a time, chosen in a menu. By
-    keyboard, or among more heads than a notebook should carry: draw one head in `explore`."""
+def attention(pattern, tokens: Sequence[str], *, heads: Sequence[str], first=0) -> go.Figure:
+    """Attention patterns `[head, query, key]` in whole per cent, a byte a weight; one head at a
+    time, the `first` to begin with, chosen in a menu (by keyboard: a choice of `explore`)."""
     pattern, shape = _array("pattern", pattern), (len(heads), len(tokens), len(tokens))
     _expect(pattern.shape == shape, f"pattern {pattern.shape}", f"heads and tokens {shape}")
+    if pattern.size > MAX_WEIGHTS:  # 7 MB in the notebook
+        fix = f"at most {MAX_WEIGHTS:,}: show fewer heads or a shorter text, or use `explore`"
+        raise ValueError(f"pattern: {pattern.size:,} weights would be megabytes; {fix}")
     if not ((pattern > -1e-3) & (pattern < 1.001)).all():
         raise ValueError("pattern: expected attention weights, from 0 to 1")
-    if pattern.size > MAX_WEIGHTS:
-        fix = f"show fewer heads or a shorter text, at most {MAX_WEIGHTS:,}, or use `explore`"
-        raise ValueError(f"pattern: {pattern.size:,} weights would be megabytes; {fix}")
+    if first not in range(len(heads)):
+        raise ValueError(f"first: expected the place of one of {len(heads)} heads, got {first}")
     percent = (100 * pattern).round().clip(0, 100).astype(np.uint8)
     title = "Attention" if len(heads) > 1 else f"Attention of {heads[0]}"
     words = {"title": title, "xlabel": "key", "ylabel": "query", "unit": "attention weight"}
-    figure = heatmap(percent[0], x=tokens, y=tokens, signed=False, limit=100, **words)
+    figure = heatmap(percent[first], x=tokens, y=tokens, signed=False, limit=100, **words)
     hover = "query %{y}<br>key %{x}<br>weight %{z} %<extra></extra>"
     figure.update_traces(hovertemplate=hover, colorbar_ticksuffix=" %")
-    first, figure.data = figure.data[0], ()
-    figure.add_traces([go.Heatmap(first, z=z, visible=i == 0) for i, z in enumerate(percent)])
+    shown, figure.data = figure.data[0], ()
+    figure.add_traces([go.Heatmap(shown, z=z, visible=i == first) for i, z in enumerate(percent)])
     if len(heads) > 1:
-        shown = [[{"visible": row.tolist()}] for row in np.eye(len(heads), dtype=bool)]
-        buttons = [{"label": _shown(h), "args": s} for h, s in zip(heads, shown, strict=True)]
+        each = [[{"visible": row.tolist()}] for row in np.eye(len(heads), dtype=bool)]
+        buttons = [{"label": _shown(h), "args": a} for h, a in zip(heads, each, strict=True)]
         place = {"x": 0, "xanchor": "left", "y": 1, "yanchor": "bottom", "pad": {"b": 8}}
-        figure.update_layout(updatemenus=[{"buttons": buttons, **place}], margin_t=104)
+        figure.update_layout(updatemenus=[{"buttons": buttons, "active": first} | place])
+        figure.layout.margin.t = 104
     return figure
 
 
 def follow_theme() -> HTML:
-    """What turns the figures of a notebook dark where JupyterLab's theme is: show it once."""
-    dark = '[data-jp-theme-light="false"] .js-plotly-plot'
-    return HTML(f"<style>{dark} {{ filter: invert(0.95) hue-rotate(180deg); }}</style>")
+    """Show it once in a notebook: in JupyterLab, figures are dark where the theme is, and a control
+    whose kernel has gone leaves no message beside its picture."""
+    return HTML("""<style>
+    [data-jp-theme-light="false"] .jp-RenderedPlotly { filter: invert(0.95) hue-rotate(180deg); }
+    .lm-Panel.jp-OutputArea-output:not(:has(*)) { display: none; }
+    </style>""")
 
 
 def explore(draw: Callable, *, start: Mapping | None = None, **choices) -> None:
@@ -196,9 +202,9 @@ def _array(name: str, values) -> np.ndarray:
 
 
 def _shown(label: str) -> str:
-    """A token as it is (plotly would read `<s>` as markup); a zero has no sign."""
+    """A token as it is (plotly would read `<s>` as markup), seen if blank; a zero has no sign."""
     label = re.sub(r"^[-−](?=0\.?0*$)", "", str(label)).replace("\n", "\\n")
-    return escape(label, quote=False)
+    return escape(label if label.strip() else "␣" * len(label), quote=False)
 
 
 def _places(labels: Sequence[str]) -> list[str]:
@@ -212,9 +218,13 @@ def _named(labels: Sequence[str]) -> dict:
 
 
 def _finished(figure, title, xlabel, ylabel, height=380, legend=False, note="") -> go.Figure:
-    rows = [_shown(row) for row in wrap(title, 46)]  # plotly does not: for the narrowest screen
-    rows += [f'<span style="font-size: 12px">{_shown(note)}</span>'] * bool(note)
-    corner = {"x": 0.02, "xanchor": "left", "y": 1, "yanchor": "top", "pad_t": 12}
+    rows, xlabel, ylabel, note = (  # plotly does not wrap: for the narrowest screen
+        [_shown(row) for row in wrap(text, width)]
+        for text, width in ((title, 44), (xlabel, 42), (ylabel, 36), (note, 54))
+    )
+    rows += [f'<span style="font-size: 12px">{row}</span>' for row in note]
+    top = 1 - (24 if rows[1:] else 14) / height  # plotly draws several rows higher than one
+    corner = {"x": 0.02, "xanchor": "left", "y": top, "yanchor": "top"}
     # Plotly's own template costs 7 kB a figure in the saved notebook.
     look = {"template": "none", "height": height, "showlegend": legend}
     figure.update_layout(
@@ -224,5 +234,5 @@ def _finished(figure, title, xlabel, ylabel, height=380, legend=False, note="") 
         **look | dict.fromkeys(("paper_bgcolor", "plot_bgcolor"), "white"),
     )
     room = {"title_standoff": 12, "automargin": True}
-    figure.update_xaxes(title_text=_shown(xlabel), **room)
-    return figure.update_yaxes(title_text=_shown(ylabel), **room)
+    figure.update_xaxes(title_text="<br>".join(xlabel), **room)
+    return figure.update_yaxes(title_text="<br>".join(ylabel), **room)

@@ -63,10 +63,12 @@ class PromptPair:
 
 
 def aligned(pairs: Iterable[PromptPair], model) -> list[tuple[PromptPair, PairTokens]]:
-    """The pairs that line up under this model's tokenizer, with their tokens; says how many do not,
-    and raises ValueError where none does."""
-    pairs, fit, reason = list(pairs), [], ""
+    """The pairs that line up under this model's tokenizer, with their tokens; says how many do not.
+    TypeError where one is no PromptPair; ValueError where none lines up."""
+    pairs, fit, reason = inputs.expect_list("pairs", pairs, of="PromptPair"), [], ""
     for pair in pairs:
+        if not isinstance(pair, PromptPair):
+            raise TypeError(f"pairs: expected a list of PromptPair, got one of {pair!r}")
         try:
             fit.append((pair, pair.tokens(model)))
         except ValueError as error:
@@ -89,9 +91,8 @@ def tokenize(model, text: str, name: str = "text", ends: bool = False) -> Int[Te
     twice = tokens.shape[1] > 1 and tokens[0, 0] == tokens[0, 1]
     if twice or text.startswith(model.tokenizer.bos_token or "\0"):
         raise ValueError(f"{name}: {text!r} starts with BOS, which is put in front anyway; drop it")
-    if tokens.shape[1] > model.cfg.n_ctx:  # transformer_lens would fail deep inside
-        limit = f"this model's context of {model.cfg.n_ctx}; shorten the text"
-        raise ValueError(f"{name}: {tokens.shape[1]} tokens, BOS included, do not fit {limit}")
+    if (length := tokens.shape[1]) > (most := model.cfg.n_ctx):  # else it fails deep inside
+        raise ValueError(f"{name}: {length} tokens with BOS, and the context is {most}; shorten it")
     return tokens
 
 
@@ -100,7 +101,7 @@ def tokenize_batch(
 ) -> tuple[Int[Tensor, "batch pos"], Bool[Tensor, "batch pos"]]:
     """Token ids of several texts, padded on the right, where nothing attends to it, and the `mask`
     of the tokens that are no padding, which metrics and attribution take. Raises as `tokenize`."""
-    rows = [tokenize(model, each, "texts")[0] for each in inputs.expect_texts("texts", texts)]
+    rows = [tokenize(model, each, "texts")[0] for each in inputs.expect_list("texts", texts)]
     mask = pad_sequence([torch.ones_like(row).bool() for row in rows], batch_first=True)
     return pad_sequence(rows, batch_first=True, padding_value=model.tokenizer.pad_token_id), mask
 

@@ -21,12 +21,12 @@ def steering_vector(
     In the stream's unit: compare the norms. TypeError or ValueError for no prompt, one that
     `tokenize` refuses, a layer out of range, or equal sides. Source: Turner et al. 2023 (arXiv
     2308.10248), for each position; averaged over pairs, Rimsky et al. 2023 (arXiv 2312.06681)."""
-    inputs.expect_int("layer", layer, 0, model.cfg.n_layers - 1)
+    layer = inputs.expect_int("layer", layer, 0, model.cfg.n_layers - 1)
     name = f"blocks.{layer}.hook_resid_post"
 
     def mean(side: str, prompts: str | Sequence[str]) -> Tensor:
         means = []
-        for prompt in inputs.expect_texts(side, [prompts] if isinstance(prompts, str) else prompts):
+        for prompt in inputs.expect_list(side, [prompts] if isinstance(prompts, str) else prompts):
             _, cache = model.run_with_cache(tokenize(model, prompt, side), names_filter=name)
             means.append(cache[name][0, 1:].mean(0))  # (d_model): without BOS
         return torch.stack(means).mean(0)
@@ -43,7 +43,7 @@ def steer(model, vector: Float[Tensor, "d_model"], layer: int, coefficient: floa
     `model.generate`; the hook is gone afterwards, also after an exception. A negative coefficient
     steers the other way. TypeError or ValueError for another width, NaN, infinity, no such layer;
     RuntimeError where the model did not run. Source: Turner et al. 2023 (arXiv 2308.10248)."""
-    inputs.expect_int("layer", layer, 0, model.cfg.n_layers - 1)
+    layer = inputs.expect_int("layer", layer, 0, model.cfg.n_layers - 1)
     inputs.expect_axes("vector", vector, "d_model", d_model=model.cfg.d_model)
     addition = inputs.expect_number("coefficient", coefficient) * vector
     inputs.expect_finite(f"coefficient {coefficient!r} * vector", addition)

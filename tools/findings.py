@@ -88,13 +88,16 @@ def _identity(name: str) -> dict:
 
 
 def table() -> str:
-    """The replication table in Markdown: a row a finding, a column a model, and sums below."""
+    """The replication table in Markdown: a row a finding, a column a model, and sums below. The
+    sentence is the largest model's that has the finding, with its numbers."""
     models, notebook = _by_model()
-    rows = [["finding", *models], ["---", *[":-:" for _ in models]]]
+    rows = [["finding", *models, "the sentence that is judged"]]
+    rows.append(["---", *[":-:" for _ in models], "---"])
     for key in sorted(notebook):
-        marks = ["✔✘"[not found[key]["holds"]] if key in found else "" for found in models.values()]
-        rows.append([key, *marks])
-    rows.append(["**hold**", *(_sum(found) for found in models.values())])
+        those = [found.get(key) for found in models.values()]
+        text = [f["text"] for f in those if f][-1].replace("|", "\\|").replace("<", "&lt;")
+        rows.append([key, *("" if f is None else "✔✘"[not f["holds"]] for f in those), text])
+    rows.append(["**hold**", *(_sum(found) for found in models.values()), ""])
     return _markdown(rows)
 
 

@@ -21,7 +21,8 @@ from tools import speak
 PROJECT = "transformerlens-tutorials"
 MEMORY_GB, DISK_GB = 2.0, 0.5  # a run of all notebooks, two at a time; executed copies and figures
 BROWSERS = ("firefox", "chromium", "chromium-browser", "google-chrome", "chrome", "msedge")
-AGAIN = "run `make run` once, or `.venv/bin/python -m pip install -r requirements.txt`"
+PYTHON = r".venv\Scripts\python" if os.name == "nt" else ".venv/bin/python"
+AGAIN = f"in the project's folder, run `{PYTHON} -m pip install -r requirements.txt`"
 
 
 class Problem(Exception):
@@ -83,7 +84,8 @@ def check_real() -> str:
     from helpers import smollm2
 
     if not (where := smollm2.place()).is_dir():
-        return f"{smollm2.NAME} is not here ({where}); with a network, `make real` fetches 93 MB"
+        fetch = f"`make real` ({PYTHON} -m helpers.models {smollm2.NAME})"
+        return f"{smollm2.NAME} is not here ({where}); {fetch} fetches 93 MB"
     return _lesson(smollm2.NAME)
 
 
@@ -102,7 +104,7 @@ def _lesson(name: str) -> str:
     except (OSError, ValueError, RuntimeError) as error:
         fix = "unset TUTORIAL_MODEL" if os.environ.get("TUTORIAL_MODEL") and not name else AGAIN
         raise Problem(str(error), fix) from None
-    damaged = "restore the model: the repository's, or remove the real one and `make real`"
+    damaged = "restore the model: the repository's, or remove the real one and fetch it again"
     with torch.no_grad():
         logits, cache = model.run_with_cache(tokens.clean)
         rebuilt = cache["resid_pre", 0] + cache["attn_out", 0] + cache["mlp_out", 0]
@@ -129,7 +131,7 @@ def check_figures(page: Path) -> str:
     axes = {"x": ["a", "b"], "y": ["1", "2"], "xlabel": "column", "ylabel": "row", "unit": "none"}
     figure = plots.heatmap([[1, -1], [-0.5, 0.5]], title=title, **axes)
     page.parent.mkdir(parents=True, exist_ok=True)
-    page.write_text(plotly.io.to_html(figure, include_plotlyjs=True), encoding="utf-8")
+    page.write_text(plotly.io.to_html(figure, config={"showSendToCloud": False}), encoding="utf-8")
     try:
         webbrowser.get()
     except webbrowser.Error:  # no default: a server, or a desktop that names none

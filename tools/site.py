@@ -96,15 +96,17 @@ def page(notebook: nbformat.NotebookNode, name: str, model: str) -> nbformat.Not
                 data["text/html"] = drawn(data.pop(FIGURE))
     repo, tag = repository()
     switch = "".join(
-        f"<b>{each}</b>" if each == model else f'<a href="../{each}/{name}.html">{each}</a>'
+        f'<b aria-current="page">{each}</b>'
+        if each == model
+        else f'<a href="../{each}/{name}.html">{each}</a>'
         for each in MODELS
     )
     title = notebook.cells[0]
     heading, _, text = title.source.partition("\n# ")[2].partition("\n")
     title.source = (
-        f'# {heading}\n\n<div class="switch"><span>Executed on</span>{switch}'
+        f'# {heading}\n\n<nav class="switch" aria-label="Model"><span>Executed on</span>{switch}'
         f'<a href="{COLAB}{repo}/blob/{tag}/notebooks/{name}.ipynb">Open in Colab</a>'
-        f'<a href="{GITHUB}{repo}/edit/main/notebooks/{name}.ipynb">Edit</a></div>\n{text}'
+        f'<a href="{GITHUB}{repo}/edit/main/notebooks/{name}.ipynb">Edit</a></nav>\n{text}'
     )
     return notebook
 
@@ -115,9 +117,9 @@ def drawn(spec: dict, still: bool = False) -> str:
     layout = spec["layout"]
     title = re.sub(r"<[^>]*>", " ", layout.get("title", {}).get("text", ""))
     arguments = [json.dumps(each).replace("<", "\\u003c") for each in (spec["data"], layout, still)]
-    height = 150 if still else layout.get("height", 400)
+    height, role = (150, "img") if still else (layout.get("height", 400), "figure")
     return (
-        f'<div id="{place}" class="figure" role="img" aria-label="{escape(title)}" '
+        f'<div id="{place}" class="figure" role="{role}" aria-label="{escape(title)}" '
         f'style="height: {height}px"></div>'
         f'<script>addEventListener("load", () => draw({place!r}, {", ".join(arguments)}))</script>'
     )

@@ -16,11 +16,11 @@ html_theme = "furo"
 html_static_path = ["static"]
 html_extra_path = ["extra"]
 html_css_files = ["site.css"]
+html_js_files = ["page.js"]
 html_favicon = "static/favicon.svg"
 html_title = project
 html_show_sphinx = False
 html_copy_source = False  # an executed notebook would be carried twice
-html_theme_options = {"navigation_with_keys": True}
 
 
 def setup(app):

@@ -28,7 +28,7 @@ from helpers.architecture import plain
 from helpers.engine import ATTENTION, HEADS, MLP, RESIDUAL, Cell
 from helpers.metrics import LastToken, Metric
 
-ROWS = 2048  # that an MLP takes at a time; its hidden states are the widest of all
+ROWS = 512  # that an MLP takes at a time: its hidden states, the widest of all, stay in the cache
 
 
 @dataclass

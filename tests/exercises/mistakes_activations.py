@@ -167,10 +167,10 @@ MISTAKES = {
     ],
     "1.4": [
         ("offset=-1", "offset=0", "attends to the token itself"),
-        ("def previous_token_head(model): return torch.tensor(3)", "Return (layer, head)"),
-        ("def previous_token_head(model): return (model.cfg.n_layers, 0)", "swapped the two"),
+        ("def previous_token_head(model): return torch.tensor(3)", "return (layer, head)"),
+        ("def previous_token_head(model): return (model.cfg.n_layers, 0)", "the two swapped"),
         ("def previous_token_head(model): return (model.cfg.n_layers - 1, 0)", "another gives it"),
-        ("def previous_token_head(model): return 'head 1'", "Return (layer, head)"),
+        ("def previous_token_head(model): return 'head 1'", "return (layer, head)"),
         (BACK, "patterns[..., 2:, 0]", "another gives it"),
         (SEARCH + "found = search(model)\ndef previous_token_head(m): return found", "all heads"),
         (RANDOM, f"{RANDOM}; {STAYS}", "a hook stays on the model"),

@@ -132,7 +132,7 @@ MISTAKES = {
         ("argmax", "argmin", "before minus after"),
         ("lost -= patch", "lost += patch", "before minus after"),
         (HEAD, f"{HEAD}[::-1]", ""),
-        (HEAD, "(model.cfg.n_layers, 0)", "swapped the two"),
+        (HEAD, "(model.cfg.n_layers, 0)", "the two swapped"),
         (HEAD, "lost.argmax().item()", "return (layer, head)"),
         (HEAD, "lost.max()", "return (layer, head)"),
         # the answer on tutorial-4l

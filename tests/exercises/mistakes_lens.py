@@ -191,7 +191,7 @@ MISTAKES = {
                 (ADAM, ADAM.replace("b]", "b, *model.requires_grad_(True).parameters()]")),
                 ("backward(inputs=[A, b])", "backward()"),
             ],
-            "changed the model's own head",
+            "stays changed",
         ),
         ("lens(held_out[0]), held_out[1])", "lens(streams), output)", "held-out"),
         (  # measures the tuned lens on what it was trained on

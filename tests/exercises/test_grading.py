@@ -218,14 +218,14 @@ def test_the_second_model_shares_the_tokenizer_and_nothing_else(model):
 
 def test_a_hook_or_a_weight_that_stays_is_told_and_the_hook_taken_off(model):
     tokens = model.to_tokens("The capital of Italy is", prepend_bos=True)
-    with unchanged(model, tokens):
+    with unchanged(model):
         model.run_with_hooks(tokens, fwd_hooks=[("ln_final.hook_in", lambda x, hook: 2 * x)])
     with pytest.raises(Wrong, match="a hook stays on the model"), unchanged(model):
         model.add_hook("ln_final.hook_in", lambda x, hook: x)
     assert not any(point.has_hooks() for point in model.hook_dict.values())
     weight = next(model.parameters())
     try:
-        with pytest.raises(Wrong, match="stays changed"), unchanged(model, tokens):
+        with pytest.raises(Wrong, match="stays changed"), unchanged(model):
             weight.data.mul_(1.1)
     finally:
         weight.data.div_(1.1)

@@ -229,11 +229,33 @@ def test_what_does_not_fit_together_is_refused(good):
         (["head -1 is out of range"], ablated, model, [(0, -1)], 0.0),
         (["head: expected an int"], ablated, model, [(0, 1.0)], 0.0),
         (["heads: expected at least one"], ablated, model, [], 0.0),
+        (["heads: expected a list of ints, (layer, head)", 3.0], ablated, model, [3.0], 0.0),
+        (["heads: expected 2", [0, 1, 2]], ablated, model, [(0, 1, 2)], 0.0),
+        (["heads: expected a list", "0.1"], ablated, model, "0.1", 0.0),
+        (["positions", "got none"], ablation.ablate_each, model, 1 + zeros[:1], entropy, 0.0, []),
+        (["pairs: expected a list of PromptPair"], prompts.aligned, [" The cat"], model),
         (["hook_z' is not in it"], ablated, model, [(0, 1)], {}),
         (["positions 9 is out"], ablation.ablate_each, model, 1 + zeros[:1], entropy, 0.0, [9]),
         (["expected one of residual"], patching.grid, model, one[None], "neurons"),
     ):
         refused(lambda f=function, a=arguments: f(*a), *words)
+
+
+def test_numpys_integers_are_ints(good):
+    for helper in (steer.steering_vector, attribution.attribute_neurons, induction.repeated_tokens):
+        kinds = {name: np.uint8(x) for name, x in good[helper].items() if type(x) is int}
+        assert kinds and torch.equal(helper(**good[helper] | kinds), helper(**good[helper]))
+    model = good[ablated]["model"]
+    assert torch.equal(ablated(model, np.array([[0, 1]]), 0), ablated(model, [(0, 1)], 0))
+
+
+def test_a_sweep_refuses_what_only_the_sparse_engine_reads(good):
+    """It reads the logits of these ids only: -1 would quietly be the last token."""
+    metric = metrics.LastToken(lambda logits: logits[:, 0], torch.tensor([-1]))
+    call = good[patching.patch_heads]
+    refused(lambda: patching.patch_heads(**call | {"metric": metric}), "token id -1")
+    refused(lambda: patching.patch_heads(**call | {"metric": "logit_diff"}), "metric: expected")
+    refused(lambda: patching.patch_heads(**call, max_bytes=1e9), "max_bytes: expected an int")
 
 
 def test_a_cache_says_how_to_make_it_again(good, pair, random_model):

@@ -25,7 +25,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch.testing import assert_close
-from transformers import AutoModelForCausalLM, GPT2LMHeadModel
+from transformers import AutoModelForCausalLM, GPT2LMHeadModel, MambaConfig, MambaForCausalLM
 
 from helpers import hub, models, smollm2
 from helpers.models import EMBEDDED, EMBEDDED_DIRECTORY, describe, load_model
@@ -127,6 +127,14 @@ def test_a_flag_that_the_library_drops_is_refused(tmp_path):
     path = make_gpt2(tmp_path / "unscaled", scale_attn_weights=False)
     with pytest.raises(RuntimeError, match=r"a forward pass differs.*scale_attn_weights"):
         load_model(path)
+
+
+def test_a_model_without_attention_is_refused(tmp_path):
+    MambaForCausalLM(MambaConfig(**families.WIDE)).save_pretrained(tmp_path)
+    with families.tokenizer() as words:
+        words.save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=r"MambaForCausalLM has no blocks.0.attn.hook_pattern"):
+        load_model(tmp_path)
 
 
 # Which model a name means

@@ -54,6 +54,8 @@ def test_tokens_are_shown_as_they_are():
     for shown in texts:
         assert [unescape(text) for text in shown] == NASTY
         assert not any("<" in text for text in shown)
+    blank = names(a_heatmap(x=[" ", "\xa0", "  ", ""]).layout.xaxis)
+    assert blank == ["␣", "␣", "␣␣", ""]
 
 
 def test_a_heat_map_has_its_values_in_place_and_a_scale_that_fits_them():
@@ -161,8 +163,9 @@ REFUSED = [
     (lambda: plots.bars([1], ["a"], spread=[1, 2], **SAYS), r"spread \(2,\) do"),
     (lambda: plots.scatter([1, 2], [1], **SAYS), r"x \(2,\) do not fit y \(1,\)"),
     (lambda: plots.attention(np.ones((2, 4, 4)), WORDS, heads=["0.0"]), r"pattern \(2, 4, 4\)"),
-    (lambda: plots.attention(np.ones((32, 256, 256)), ["a"] * 256, heads=["h"] * 32),
-     "show fewer heads or a shorter text"),  # FIELD-CASES 14: 14 MB without a word
+    (lambda: plots.attention(np.broadcast_to(1.0, (96, 256, 256)), ["a"] * 256, heads=["h"] * 96),
+     "show fewer heads or a shorter text"),
+    (lambda: plots.attention([np.eye(4)], WORDS, heads=["h"], first=1), "first: .* one of 1 heads"),
     (lambda: plots.attention(2 * np.ones((1, 4, 4)), WORDS, heads=["h"]), "pattern: .* 0 to 1"),
     (lambda: plots.explore(str, word=[]), r"word: .* choices \[\]"),
     (lambda: plots.explore(str, n=[1, 2], start={"n": 3}), r"n: 3 is not .* \[1, 2\]"),
@@ -188,8 +191,12 @@ def test_attention_shows_one_head_at_a_time_and_takes_a_byte_a_weight():
         assert [j for j, on in enumerate(button.args[0]["visible"]) if on] == [i]
         assert np.abs(figure.data[i].z - 100 * pattern[i]).max() <= 0.5
     assert "query %{y}<br>key %{x}<br>weight %{z} %" in figure.data[2].hovertemplate
-    assert len(figure.to_json()) < 3 * n * n * 4 / 3 + 9_000
+    assert len(figure.to_json()) < 3 * n * n * 4 / 3 + 9_000  # FIELD-CASES 14
     assert figure.layout.height <= 600
+    third = plots.attention(pattern, ["a"] * n, heads=["0.0", "0.1", "0.2"], first=2)
+    assert [trace.visible for trace in third.data] == [False, False, True]
+    assert third.layout.updatemenus[0].active == 2
+    assert np.array_equal(third.data[1].z, 100 * pattern[1])
     assert not plots.attention(pattern[:1], ["a"] * n, heads=["0.0"]).layout.updatemenus
 
 

@@ -15,6 +15,9 @@ from pathlib import Path
 
 import pytest
 from books import NAMES, ROOT
+from nbformat import sign, v4, write
+
+from helpers import plots
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("chrome")
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-sync"]
@@ -48,11 +51,30 @@ pytestmark = [
 ]
 
 
+def reopened():
+    """A trusted notebook, saved with a picture and its control, which no kernel knows any more."""
+    words = {"title": "a", "xlabel": "b", "ylabel": "c"}
+    figure = plots.bars([1, 2], ["one", "two"], **words).to_plotly_json()
+    control = {"model_id": "0" * 32, "version_major": 2, "version_minor": 0}
+    saved = [
+        {"text/html": plots.follow_theme().data},
+        {"application/vnd.jupyter.widget-view+json": control},
+        {"application/vnd.plotly.v1+json": figure},
+    ]
+    outputs = [v4.new_output("display_data", data) for data in saved]
+    kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3"}}
+    cell = v4.new_code_cell("1", outputs=outputs, execution_count=1)
+    notebook = v4.new_notebook(cells=[cell], metadata=kernel)
+    sign.NotebookNotary().sign(notebook)
+    return notebook
+
+
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory):
     """The address of a JupyterLab on copies of the notebooks."""
     base = tmp_path_factory.mktemp("lab")
     shutil.copytree(ROOT / "notebooks", base / "notebooks")
+    write(reopened(), base / "notebooks" / "reopened.ipynb")
     for name, text in SETTINGS.items():
         path = base / f"settings/@jupyterlab/{name}.jupyterlab-settings"
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -151,3 +173,11 @@ def test_every_figure_is_drawn_and_nothing_leaves_the_machine(lab, page, name):
     said = "".join(page.locator(SAID).all_text_contents())
     assert not said.strip()  # a bar that was wiped away leaves spaces
     assert page.left_machine == page.complaints == []
+
+
+def test_a_picture_stands_alone_where_its_control_is_lost(lab, page):
+    page.goto(f"{lab}/lab/tree/notebooks/reopened.ipynb?reset")
+    lost = page.locator('.jp-OutputArea-output:text("model not found")')
+    lost.wait_for(state="attached", timeout=90_000)
+    page.wait_for_function(DRAWN, arg=1, timeout=60_000)
+    assert not lost.is_visible()

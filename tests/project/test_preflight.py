@@ -71,7 +71,7 @@ def test_a_model_that_is_not_there_is_named_and_a_browser_found_without_a_deskto
     """On a machine without a display `webbrowser` knows none, Chromium or not."""
     monkeypatch.setenv("TUTORIAL_MODEL", "./nowhere")
     monkeypatch.setattr(preflight.webbrowser, "get", lambda: 1 / 0)
-    (tmp_path / "chromium").touch(mode=0o755)
+    (tmp_path / ("chromium.exe" if os.name == "nt" else "chromium")).touch(mode=0o755)
     monkeypatch.setattr(preflight.webbrowser, "Error", ZeroDivisionError)
     for path, words in ((str(tmp_path), "with chromium"), ("", "no browser on this machine")):
         monkeypatch.setenv("PATH", path)

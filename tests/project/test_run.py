@@ -75,7 +75,7 @@ def test_a_record_is_written_and_read_again(run):
     assert record["01-moves"] == {"holds": True, "notebook": "01", "text": "moved 1"}
     status, out, err, _ = run(RAN.replace("moved 1", "moved 1.001"))
     assert (status, err) == (0, "") and "no record" not in out
-    rows = ["| 01-moves | ✔ |", "| 01-sinks | ✘ |", "| **hold** | 1 of 2 |"]
+    rows = ["| 01-moves | ✔ | moved 1 |", "| 01-sinks | ✘ | sinks |", "| **hold** | 1 of 2 |  |"]
     assert findings.table().splitlines()[2:] == rows
     for _ in range(2):  # written between the marks, and again in the same place
         findings.publish()

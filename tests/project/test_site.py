@@ -63,6 +63,23 @@ def test_figures_are_drawn_whole_with_no_network(site, page, name, model, width)
     assert page.left_machine == page.complaints == []
 
 
+def test_menus_and_figures_by_keyboard(site, page):  # noqa: F811
+    page.set_viewport_size({"width": 900, "height": 850})
+    page.goto(f"{site}/notebooks/{MODELS[0]}/{NAMES[0]}.html", wait_until="load")
+    page.wait_for_timeout(1500)
+    for key in ("Tab", "Tab", "Enter"):  # past "Skip to content"
+        page.keyboard.press(key)
+    assert page.locator(".sidebar-drawer :focus").count() == 1
+    page.keyboard.press("Escape")
+    for _ in range(9):  # nothing that has the focus is out of sight
+        assert page.evaluate("document.activeElement.getBoundingClientRect().left") >= 0
+        page.keyboard.press("Tab")
+    page.locator(".choice select").first.focus()
+    page.keyboard.press("ArrowDown")
+    shown = "document.querySelector('.choice + .figure').data.map(head => head.visible)"
+    assert page.evaluate(shown).index(True) == 1
+
+
 def test_the_front_page_leads_to_the_six_on_the_real_model(site, page):  # noqa: F811
     page.goto(f"{site}/index.html", wait_until="load")
     page.wait_for_timeout(1500)

@@ -184,11 +184,11 @@ def write_card(card: Path, measured: dict[str, object]) -> None:
     rows = "\n".join(f"| `{name}` | {show(value)} |" for name, value in measured.items())
     block = f"<!-- figures -->\n| figure | value |\n|---|---|\n{rows}\n<!-- /figures -->"
     text, n = re.subn(
-        r"<!-- figures -->.*<!-- /figures -->", lambda _: block, card.read_text(), flags=re.S
+        r"<!-- figures -->.*<!-- /figures -->", lambda _: block, card.read_text("utf-8"), flags=re.S
     )
     if n != 1:
         raise ValueError(f"{card}: expected one block of figures between markers, found {n}")
-    card.write_text(text)
+    card.write_text(text, "utf-8")
 
 
 if __name__ == "__main__":

@@ -5,19 +5,40 @@ function draw(id, data, layout, still) {
   const small = place.clientWidth < 620;
   if (still) bare(data, layout);
   else if (small) narrow(data, layout);
+  const menus = layout.updatemenus ?? [];
+  if (menus.length) layout.margin.t -= 42; // the room that plotly's menu took
+  delete layout.updatemenus;
   if (document.body.className === "slides") layout.height = 0.86 * innerHeight;
   // Plotly puts the first of several rows of a title above the frame.
-  Object.assign(layout.title, { y: 1 - 14 / layout.height, yref: "container", yanchor: "top" });
+  const lower = /<br>/.test(layout.title.text) ? 14 : 0;
+  Object.assign(layout.title, { y: 1 - lower / layout.height, yref: "container", yanchor: "top" });
   place.style.height = `${layout.height}px`;
   const options = { responsive: true, staticPlot: still, displaylogo: false };
   if (small) options.displayModeBar = false;
+  options.modeBarButtons = [["toImage", "resetScale2d"]]; // a drag zooms
   Plotly.newPlot(place, data, layout, options);
+  for (const menu of menus) place.before(choice(place, menu));
+}
+
+// Plotly's menus take a mouse only; the page's own lists take keys too.
+function choice(place, menu) {
+  const label = document.createElement("label"), list = document.createElement("select");
+  label.className = "choice";
+  label.append("Show ", list);
+  for (const button of menu.buttons) {
+    const option = document.createElement("option");
+    option.innerHTML = button.label;
+    list.append(option);
+  }
+  list.selectedIndex = menu.active ?? 0;
+  list.onchange = () => Plotly.restyle(place, ...menu.buttons[list.selectedIndex].args);
+  return label;
 }
 
 function bare(data, layout) {
   for (const trace of data) Object.assign(trace, { showscale: false, texttemplate: "" });
   for (const axis of ["xaxis", "yaxis"]) layout[axis] = { ...layout[axis], visible: false };
-  Object.assign(layout, { title: {}, showlegend: false, height: 150, updatemenus: [] });
+  Object.assign(layout, { title: {}, showlegend: false, height: 150 });
   layout.margin = { l: 4, r: 4, t: 4, b: 4 };
 }
 
