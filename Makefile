@@ -1,7 +1,7 @@
 # Every target is one or two commands; README.md gives the same for a machine without make.
 PYTHON ?= python3
 PY := .venv/bin/python
-PYTEST := $(PY) -m pytest -n 2 --dist loadfile  # two processes, a file of tests in one of them
+PYTEST := $(PY) -m pytest -n 2 --dist loadfile --no-loadscope-reorder  # a file in one process
 export TUTORIAL_MODEL
 
 .PHONY: run findings test lab check bench train real preflight bundle links site lock

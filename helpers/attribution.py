@@ -37,9 +37,8 @@ def attribute_logit_diff(
     it by one scale; with that held at its cached value the rest is linear, so each share is a dot
     product with one direction. An MLP's includes its output bias. `mask` as in `helpers.metrics`.
     TypeError or ValueError where cache (all activations of one run) and ids do not fit, or a row
-    ends in padding and no mask says so; `Unsupported` where more happens than a sum.
-    Source: Elhage et al. 2021, "A Mathematical Framework for Transformer Circuits"; Wang et al.
-    2022 (arXiv 2211.00593). Direct effects only: Janiak et al. 2023 (arXiv 2310.07325)."""
+    ends in padding and no mask says so; `Unsupported` where more happens than a sum. Source: Wang
+    et al. 2022 (arXiv 2211.00593); what it cannot show, Janiak et al. 2023 (arXiv 2310.07325)."""
     read, at_end, ids_bias, whole = _reader(model, cache, answer, distractor, mask)
     layers = range(model.cfg.n_layers)
     start = {key: at_last(x, mask) for key, x in architecture.embeddings(model, cache).items()}
@@ -109,8 +108,7 @@ def _expect_sum(model, parts: list[Tensor], whole: Tensor, name: str, size=0) ->
     of `size`, where the whole is a difference of larger ones); else `Unsupported`."""
     values = torch.stack(parts)
     coarse = 0.05 if model.cfg.dtype.itemsize < 4 else 1e-3
-    rounding = 4 * torch.finfo(model.cfg.dtype).eps * size
-    limit = coarse * (values.abs().sum() + whole.abs()) + rounding
-    if (values.sum() - whole).abs() > limit:
+    limit = coarse * (values.abs().sum() + whole.abs())
+    if (values.sum() - whole).abs() > limit + 4 * torch.finfo(model.cfg.dtype).eps * size:
         why = "more happens on the way (a norm, a scale), or a hook changed the run; patch instead"
         raise Unsupported(f"the parts do not sum to {name}: in {model.cfg.architecture} {why}")

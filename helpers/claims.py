@@ -38,11 +38,10 @@ def claim(text: str, holds: bool) -> None:
 
 
 def finding(text: str, holds: bool, model: object, name: str) -> None:
-    """Show a fact about `model`, whether it holds, and what is on record of other models. It never
-    stops a reader: a result that differs from the record says so. Where the environment variable
-    TUTORIAL_FINDINGS is "strict" (our tests), a difference is an AssertionError. The record is that
-    of `model.cfg.model_name`; `name` stays the same when the text changes: the notebook's number
-    and lower-case words, "02-moves". Else raises as `claim`."""
+    """Show a fact about `model`, whether it holds, and what is on record of other models. Where it
+    differs from the record of `model.cfg.model_name` it says so, and stops only where the variable
+    TUTORIAL_FINDINGS is "strict" (our tests): AssertionError. `name`, which stays when the text
+    changes, is the notebook's number and lower-case words, "02-moves". Else raises as `claim`."""
     holds = checked(text, holds)
     if not isinstance(name, str) or not re.fullmatch(r"\d\d(-[a-z0-9]+)+", name):
         raise ValueError(f"a finding's name is like '02-moves' (notebook, words), got {name!r}")

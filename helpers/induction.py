@@ -36,9 +36,8 @@ def repeated_tokens(model, n: int, batch: int, seed: int) -> Int[Tensor, "{batch
 
 def induction_scores(pattern: Pattern, n: int) -> Float[Tensor, "head"]:
     """Mean attention from the second copy to the token *after* the first occurrence: to key query -
-    n + 1, over queries n+1 .. 2n and the batch. 1 for a perfect induction head, 0 for a perfect
-    duplicate-token head. TypeError or ValueError for wrong axes, an empty batch, NaN, or a length
-    that is not 2n + 1. Source: Olsson et al. 2022 (arXiv 2209.11895), "prefix matching"."""
+    n + 1, over queries n+1 .. 2n and the batch. TypeError or ValueError for wrong axes, no row,
+    NaN, a length that is not 2n + 1. Source: Olsson et al. 2022 (arXiv 2209.11895)."""
     return _stripe(pattern, n, later=1)
 
 

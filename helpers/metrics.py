@@ -13,6 +13,7 @@ from helpers import inputs
 Metric = Callable[[Float[Tensor, "rows pos d_vocab"]], Float[Tensor, "rows"]]
 Logits = Float[Tensor, "batch pos d_vocab"]
 Ids = Int[Tensor, "batch"]
+Rows = Float[Tensor, "*axes d_vocab"]
 Mask = Bool[Tensor, "batch pos"] | Int[Tensor, "batch pos"] | None
 
 
@@ -104,9 +105,7 @@ def next_token_log_probs(
     return found.where(real[:, :-1] & real[:, 1:], torch.nan)
 
 
-def kl_divergence(
-    logits: Float[Tensor, "*axes d_vocab"], other: Float[Tensor, "*axes d_vocab"]
-) -> Float[Tensor, "*axes"]:
+def kl_divergence(logits: Rows, other: Rows) -> Float[Tensor, "*axes"]:
     """KL(P || Q) in nats, where P has these `logits` and Q has `other`'s; 0 where they agree: the
     sum of P (log P - log Q), in float32 at least. TypeError or ValueError where they are no
     floating-point numbers, differ in shape, or are not finite. Source: Kullback & Leibler 1951."""
@@ -117,7 +116,7 @@ def kl_divergence(
     return (log_p.exp() * (log_p - log_q)).sum(-1).clamp(min=0)  # rounding may dip below
 
 
-def entropy(logits: Float[Tensor, "*axes d_vocab"]) -> Float[Tensor, "*axes"]:
+def entropy(logits: Rows) -> Float[Tensor, "*axes"]:
     """Entropy of the next-token distribution in nats: 0 is certain, log(d_vocab) knows nothing.
     Raises as `kl_divergence`. Source: Shannon 1948."""
     log_p = _log_softmax("logits", logits)

@@ -23,7 +23,6 @@ EMBEDDED_DIRECTORY = Path(__file__).parent / "tutorial_4l"
 NEAR = {torch.float32: 1e-3, torch.float64: 1e-3, torch.float16: 0.5, torch.bfloat16: 3.0}
 # 5.24 hands a layer its key-value cache under a name that transformer_lens 4.3 does not read.
 GO_TOGETHER = "transformer_lens 4.3 goes with transformers>=5.9,<5.24"
-# What the lessons read of every block:
 PARTS = ("hook_resid_post", "hook_attn_out", "attn.hook_pattern", "attn.hook_z", "hook_mlp_out")
 _HUB_NAME = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?", re.ASCII)  # "gpt2" or "owner/name"
 
@@ -44,10 +43,9 @@ def load_model(
     text is read with BOS in front, and the embedded model sets torch to one thread: much faster.
 
     Args:
-        name: "tutorial-4l", the embedded model; "smollm2-135m", a real one (docs/smollm2-135m.md);
-            a hub name ("gpt2", "owner/name"); a directory or a .gguf file with a tokenizer in it: a
-            Path, a string like "./x" or "/x", or "x" where there is such a directory. None for the
-            environment variable TUTORIAL_MODEL or, where that is unset or empty, "tutorial-4l".
+        name: "tutorial-4l", the embedded model; "smollm2-135m", a real one; a hub name ("gpt2",
+            "owner/name"); a directory or a .gguf file with a tokenizer in it: a Path, "./x", "/x",
+            or "x" where that is one. None for TUTORIAL_MODEL or, if that is empty, "tutorial-4l".
         device: None for CUDA where there is one, else the CPU.
         device_map: instead of `device`, how accelerate is to spread a model over several, with what
             is on "disk" in `offload_folder`; such a model is not checked (docs/large-models.md).
@@ -62,7 +60,7 @@ def load_model(
     identity, path = _locate(name)
     if identity == EMBEDDED:
         torch.set_num_threads(1)
-    with tqdm(total=3, desc=f"loading {identity}", unit="step", delay=1, leave=False) as bar:
+    with tqdm(total=2, desc=f"loading {identity}", unit="step", delay=1, leave=False) as bar:
         model = _boot(path, dtype, device, device_map, offload_folder, bar.update)
     model.cfg.model_name = identity
     return model
@@ -83,8 +81,7 @@ def describe(model: TransformerBridge) -> str:
 
 @torch.no_grad()
 def _boot(path: Path, dtype, device="cpu", device_map=None, offload_folder=None, done=int):
-    """The model in a directory or .gguf file: read by transformers, wrapped, processed, checked.
-    `done` is called after each of the three steps."""
+    """The model in a directory or .gguf file: read and wrapped, `done()`, checked, `done()`."""
     directory, source = path, {"local_files_only": True}
     if path.is_file():
         directory, source["gguf_file"] = path.parent, path.name
@@ -99,7 +96,6 @@ def _boot(path: Path, dtype, device="cpu", device_map=None, offload_folder=None,
             gap = f"{len(lacking)} are missing or of another shape, such as {lacking[0]}"
             raise ValueError(f"the weights do not fit the model's configuration: {gap}")
         network = network.to(device) if device_map is None else network
-        done()
         parts = set(map(str, (getattr(network, "hf_device_map", None) or {}).values()))
         eighth = network.config.get_text_config().vocab_size // 8  # any six tokens will do
         ids = torch.arange(1, 7, device=network.device)[None] * eighth

@@ -18,7 +18,7 @@ from ipywidgets import Box, Dropdown, SelectionSlider, interactive_output
 SIGNED = ["#f0906a", "#fbc3a5", "#f7f7f7", "#b2d7e8", "#6fb0d6"]  # text is readable on all of them
 AMOUNT = ["#ffffff", "#93d4c3", "#5fb0d8", "#225ea8", "#081d58"]  # and on three of these
 LINES = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#555555"]  # Okabe & Ito
-MAX_WEIGHTS = 5_000_000  # of an attention view; 32 heads of 256 tokens are 2.9 MB
+MAX_WEIGHTS = 5_000_000  # of an attention view, 7 MB; 32 heads of 256 tokens are 2.9 MB
 
 
 def heatmap(
@@ -105,13 +105,11 @@ def attention(pattern, tokens: Sequence[str], *, heads: Sequence[str], first=0) 
     time, the `first` to begin with, chosen in a menu (by keyboard: a choice of `explore`)."""
     pattern, shape = _array("pattern", pattern), (len(heads), len(tokens), len(tokens))
     _expect(pattern.shape == shape, f"pattern {pattern.shape}", f"heads and tokens {shape}")
-    if pattern.size > MAX_WEIGHTS:  # 7 MB in the notebook
-        fix = f"at most {MAX_WEIGHTS:,}: show fewer heads or a shorter text, or use `explore`"
-        raise ValueError(f"pattern: {pattern.size:,} weights would be megabytes; {fix}")
+    fix = f"a notebook, at most {MAX_WEIGHTS:,}: show fewer heads, or one at a time in `explore`"
+    _expect(pattern.size <= MAX_WEIGHTS, f"pattern: {pattern.size:,} weights", fix)
     if not ((pattern > -1e-3) & (pattern < 1.001)).all():
         raise ValueError("pattern: expected attention weights, from 0 to 1")
-    if first not in range(len(heads)):
-        raise ValueError(f"first: expected the place of one of {len(heads)} heads, got {first}")
+    _expect(first in range(len(heads)), f"first={first}: such places", f"{len(heads)} heads")
     percent = (100 * pattern).round().clip(0, 100).astype(np.uint8)
     title = "Attention" if len(heads) > 1 else f"Attention of {heads[0]}"
     words = {"title": title, "xlabel": "key", "ylabel": "query", "unit": "attention weight"}
@@ -123,9 +121,9 @@ def attention(pattern, tokens: Sequence[str], *, heads: Sequence[str], first=0) 
     if len(heads) > 1:
         each = [[{"visible": row.tolist()}] for row in np.eye(len(heads), dtype=bool)]
         buttons = [{"label": _shown(h), "args": a} for h, a in zip(heads, each, strict=True)]
-        place = {"x": 0, "xanchor": "left", "y": 1, "yanchor": "bottom", "pad": {"b": 8}}
-        figure.update_layout(updatemenus=[{"buttons": buttons, "active": first} | place])
-        figure.layout.margin.t = 104
+        place = {"x": 0, "xanchor": "left", "y": 1, "yanchor": "bottom", "pad_b": 8}
+        menu = go.layout.Updatemenu(buttons=buttons, active=first, **place)
+        figure.update_layout(updatemenus=[menu], margin_t=104)
     return figure
 
 

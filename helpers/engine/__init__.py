@@ -1,5 +1,4 @@
-"""How a patching sweep is computed. Not a lesson: the lesson is `helpers.patching`. Every cell of a
-grid is one patched run. Two engines give the metric of each:
+"""How a sweep of `helpers.patching` is computed. A cell is one patched run; two engines give each:
 
 - `hooks`: all runs side by side as rows of one batch, patched by hooks; right on every model;
 - `sparse`: only the states that a patch has changed, by the model's own modules: an order of

@@ -158,7 +158,7 @@ MISTAKES = {
         ("[:, -1, head]", "[:, -1]", "All heads of the layer"),
         ("[:, -1, head]", "[:, -1, (head + 1) % z.shape[2]]", "is another head"),
         ("blocks.{layer}", "blocks.{model.cfg.n_layers - 1 - layer}", "is another layer"),
-        ("[:, -1, head]", "[0, -1, head]", "first prompt of the batch only"),
+        ("[:, -1, head]", "[0, -1, head]", "prompt of the batch only"),
         ("= 0.0", "*= 0.5", "halved"),
         ("= 0.0", "= 1.0", "numbers differ"),
         (RUN, f"{ADDED}\n    return model(tokens)", "a hook stays on the model"),

@@ -124,7 +124,7 @@ MISTAKES = {
         (SPLIT, f"-{SPLIT}", "Swapped"),
         (SPLIT, f"torch.cat([parts + {BIAS} / len(parts), torch.zeros(1)])", "shared out"),
         (SPLIT, "torch.cat([parts, torch.zeros(1)])", "b_U is left out"),
-        (SPLIT, f"torch.cat([{BIAS}, parts])", "numbers differ"),
+        (SPLIT, f"torch.cat([{BIAS}, parts])", "b_U comes last"),
     ],
     "3.2": [
         ("z * last for", "z * ~last for", "Attribution reads there"),
@@ -154,7 +154,7 @@ MISTAKES = {
         (ALONG, ALONG + "[:1]", "step 2: all rows are divided"),
         (ALONG, ALONG.replace(" / last", "[:1] / last"), "step 2: all rows use the first"),
         (" - model.W_U[:, giver]", "", "step 2: the giver is missing"),
-        (GROUP, 'head % cache["v", layer].shape[2]', "step 2: this is another head's value"),
+        (GROUP, 'head % cache["v", layer].shape[2]', "this is another head's value"),
         (SAID, f"{SAID}.sum(-1)", "step 2: expected shape"),
         (
             "gives & (count == 1), gives & (count == 2)",
@@ -169,7 +169,7 @@ MISTAKES = {
         (LOST, f"-({LOST})", "step 1: the sign is swapped"),
         (LOST, f"({LOST}).mean()", "step 1: this is one number"),
         ("torch.stack(means)", "0.0", "step 1: zeros stand"),
-        ("(means), positions=[-1]", "(means)", "step 1: they are ablated at every"),
+        ("(means), positions=[-1]", "(means)", "they are ablated at every"),
         ("(model, heads, torch", "(model, heads[:1], torch", "step 1: only the first head"),
         ("(model, heads, torch", "(model, heads[-1:], torch", "step 1: only the last head"),
         ("after = model(tokens)", "model(tokens)\n    after = logits", "step 1: nothing is lost"),

@@ -116,7 +116,7 @@ MISTAKES = {
         (SCALED, "(value - clean) / (corrupted - clean)", "are swapped"),
         (SCALED, "value / clean", "subtract it before you divide"),
         (SCALED, "value / (clean - corrupted)", "subtract it before you divide"),
-        (SCALED, "(value - corrupted) / clean", "divide by the clean value"),
+        (SCALED, "(value - corrupted) / clean", "not by the clean value"),
         (SCALED, f"({SCALED}).clamp(0, 1)", "overshoot"),
         (SCALED, "(value - corrupted) / (corrupted - clean)", "The sign is wrong"),
         (SCALED, "(value - corrupted) / abs(clean - corrupted)", "no absolute value"),

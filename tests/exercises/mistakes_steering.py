@@ -121,7 +121,7 @@ MISTAKES = {
         (KL, "(plain.softmax(-1) * (plain - steered)).sum(-1)[1:].mean()", "`log_softmax`"),
         (KL, "(log_p.exp() - log_q.exp()).abs().sum(-1)[1:].mean()", "you give"),
         ("[1:].mean()", "[1:]", "expected shape ()"),
-        (KL, "0.2067", "too large"),
+        (KL, "0.2067", "too small"),
     ],
     "6.4": [
         (KEPT, "effects", "over the budget"),

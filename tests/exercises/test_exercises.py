@@ -22,7 +22,6 @@ from books import NAMES, read
 from IPython.utils.capture import capture_output
 
 from exercises import grading as checks
-from helpers import models, smollm2
 
 MODULES = "activations patching attribution induction lens steering".split()
 TABLES = {name: import_module(f"mistakes_{m}") for name, m in zip(NAMES, MODULES, strict=True)}
@@ -161,29 +160,6 @@ def test_a_wrong_answer_is_told_what_is_wrong(prepared, name, number, change, wo
     assert words in shown
 
 
-@pytest.fixture(scope="module")
-def real_model():
-    if not smollm2.place().is_dir():
-        pytest.skip(f"{smollm2.NAME} is not on this machine; `make real` fetches it")
-    return models.load_model(smollm2.NAME)
-
-
-@pytest.mark.slow
-@each
-def test_exercises_judge_alike_on_the_real_model(real_model, name, monkeypatch):
-    """Stub, solution and the first two wrong answers of each exercise, on a model loaded once."""
-    monkeypatch.setattr(models, "load_model", lambda name=None: real_model)
-    space = start(name)
-    for number in ids(name):
-        assert attempt(dict(space), name, number)[0] == checks.UNSOLVED, number
-        status, shown = attempt(dict(space), name, number, solution(name, number))
-        assert status == checks.SOLVED, shown
-        for change, words in entries(name, number, "MISTAKES")[:2]:
-            status, shown = attempt(dict(space), name, number, code(name, number, change))
-            assert status == checks.WRONG, f"{number}, {change}: {shown}"
-            assert words in shown
-
-
 @each
 def test_each_exercise_has_mistakes_of_its_own(name):
     module = TABLES[name]
@@ -203,7 +179,7 @@ def test_exercises_are_numbered_graded_and_hinted(name):
         assert (number, key) == (f"ex-{place}", f"{int(name[:2])}.{place}")
         assert re.search(r"^Difficulty [1-5] of 5 · \d+ minutes · Objective: .+\.$", text, re.M)
         folds = re.findall(r"<summary>(.*?)</summary>", text)
-        assert folds == ["Hint 1", "Hint 2", "Solution"], title
+        assert folds in (["Hint 1", "Solution"], ["Hint 1", "Hint 2", "Solution"]), title
 
 
 @each

@@ -16,6 +16,8 @@ HTML = Path(__file__).parents[2] / "build" / "site" / "html"
 PAGES = sorted(HTML.rglob("*.html"))
 if not PAGES:
     pytest.skip("no site here: `make site`", allow_module_level=True)
+DRAWN = """() => [...document.querySelectorAll('.figure')].every(
+  (figure) => figure.querySelector('.main-svg'))"""
 # The parts of a figure that stand beyond its frame.
 CUT = """frame => {
   const box = frame.getBoundingClientRect(), parts = '.gtitle, .xtitle, .ytitle, .legend, .cbaxis';
@@ -34,6 +36,12 @@ def site():
     server.shutdown()
 
 
+def visit(page, address: str, width=1366, height=768) -> None:  # noqa: F811
+    page.set_viewport_size({"width": width, "height": height})
+    page.goto(address, wait_until="load")
+    page.wait_for_function(DRAWN, timeout=60_000)
+
+
 @pytest.mark.parametrize("path", PAGES, ids=lambda p: p.stem)
 def test_a_page_is_small_and_its_links_are_alive(path):
     assert path.stat().st_size < 2_500_000
@@ -46,27 +54,23 @@ def test_a_page_is_small_and_its_links_are_alive(path):
             assert f'id="{anchor}"' in there.read_text("utf-8"), target
 
 
-@pytest.mark.parametrize("width", [390, 1366])
 @pytest.mark.parametrize("model", MODELS)
 @pytest.mark.parametrize("name", NAMES)
-def test_figures_are_drawn_whole_with_no_network(site, page, name, model, width):  # noqa: F811
-    page.set_viewport_size({"width": width, "height": 850})
-    page.goto(f"{site}/notebooks/{model}/{name}.html", wait_until="load")
-    page.wait_for_timeout(2500)
-    figures = sizes(page, ".js-plotly-plot .main-svg:first-of-type")
-    assert len(figures) >= 3 and all(w > 300 and h > 140 for w, h in figures)
-    cut = [frame.evaluate(CUT) for frame in page.query_selector_all(".js-plotly-plot")]
-    assert not any(cut), cut
-    assert page.evaluate("document.documentElement.scrollWidth") <= width
+def test_figures_are_drawn_whole_with_no_network(site, page, name, model):  # noqa: F811
+    for width in (390, 1366):
+        visit(page, f"{site}/notebooks/{model}/{name}.html", width)
+        figures = sizes(page, ".js-plotly-plot .main-svg:first-of-type")
+        assert len(figures) >= 3 and all(w > 300 and h > 140 for w, h in figures)
+        cut = [frame.evaluate(CUT) for frame in page.query_selector_all(".js-plotly-plot")]
+        assert not any(cut), (width, cut)
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
     other = MODELS[1 - MODELS.index(model)]
     assert page.locator(f".switch a[href*='{other}/{name}']").count() == 1
     assert page.left_machine == page.complaints == []
 
 
 def test_menus_and_figures_by_keyboard(site, page):  # noqa: F811
-    page.set_viewport_size({"width": 900, "height": 850})
-    page.goto(f"{site}/notebooks/{MODELS[0]}/{NAMES[0]}.html", wait_until="load")
-    page.wait_for_timeout(1500)
+    visit(page, f"{site}/notebooks/{MODELS[0]}/{NAMES[0]}.html", width=900)
     for key in ("Tab", "Tab", "Enter"):  # past "Skip to content"
         page.keyboard.press(key)
     assert page.locator(".sidebar-drawer :focus").count() == 1
@@ -81,8 +85,7 @@ def test_menus_and_figures_by_keyboard(site, page):  # noqa: F811
 
 
 def test_the_front_page_leads_to_the_six_on_the_real_model(site, page):  # noqa: F811
-    page.goto(f"{site}/index.html", wait_until="load")
-    page.wait_for_timeout(1500)
+    visit(page, f"{site}/index.html")
     cards = page.locator(".sd-card").all()
     assert len(cards) == 6
     for card, name in zip(cards, NAMES, strict=True):
@@ -92,14 +95,11 @@ def test_the_front_page_leads_to_the_six_on_the_real_model(site, page):  # noqa:
 
 
 def test_every_slide_fits_its_screen(site, page):  # noqa: F811
-    page.set_viewport_size({"width": 1366, "height": 768})
-    page.goto(f"{site}/slides.html", wait_until="load")
-    page.wait_for_timeout(2500)
+    visit(page, f"{site}/slides.html")
     heights = {round(height) for _, height in sizes(page, "section")}
     assert heights == {768} and page.locator(".js-plotly-plot").count() >= 6
     page.keyboard.press("ArrowRight")
-    page.wait_for_timeout(500)
-    assert page.evaluate("scrollY") == 768
+    page.wait_for_function("scrollY === 768")
     assert page.left_machine == page.complaints == []
 
 
