@@ -91,7 +91,7 @@ def scatter(x, y, *, title, xlabel, ylabel, groups=None, hover=None, diagonal=Fa
         here = [j for j, name in enumerate(groups) if name == group]
         marker = {"color": LINES[i % len(LINES)], "symbol": i % 8, "size": 8}
         text = None if hover is None else [_shown(hover[j]) for j in here]
-        look = {"mode": "markers", "marker": marker, "text": text}
+        look = {"mode": "markers", "marker": marker, "text": text, "showlegend": bool(group)}
         figure.add_scatter(x=x[here].tolist(), y=y[here].tolist(), name=_shown(group), **look)
     if diagonal and len(x):
         ends = [float(min(x.min(), y.min())), float(max(x.max(), y.max()))]

@@ -45,9 +45,8 @@ def steer(model, vector: Float[Tensor, "d_model"], layer: int, coefficient: floa
     RuntimeError where the model did not run. Source: Turner et al. 2023 (arXiv 2308.10248)."""
     layer = inputs.expect_int("layer", layer, 0, model.cfg.n_layers - 1)
     inputs.expect_axes("vector", vector, "d_model", d_model=model.cfg.d_model)
-    addition = inputs.expect_number("coefficient", coefficient) * vector
+    addition, calls = inputs.expect_number("coefficient", coefficient) * vector, []
     inputs.expect_finite(f"coefficient {coefficient!r} * vector", addition)
-    calls = []
 
     def add(stream: Float[Tensor, "batch pos d_model"], hook) -> Tensor:
         calls.append(hook.layer())

@@ -10,7 +10,7 @@ function draw(id, data, layout, still) {
   delete layout.updatemenus;
   if (document.body.className === "slides") layout.height = 0.86 * innerHeight;
   // Plotly puts the first of several rows of a title above the frame.
-  const lower = /<br>/.test(layout.title.text) ? 14 : 0;
+  const lower = /<br>/.test(layout.title.text) ? 24 : 10;
   Object.assign(layout.title, { y: 1 - lower / layout.height, yref: "container", yanchor: "top" });
   place.style.height = `${layout.height}px`;
   const options = { responsive: true, staticPlot: still, displaylogo: false };
