@@ -18,32 +18,16 @@ STAYS = "model.add_hook('ln_final.hook_in', lambda x, hook: x)"
 RANDOM = "tokens = torch.randint(1, model.cfg.d_vocab, (8, 40))"
 BACK = "patterns.diagonal(offset=-1, dim1=-2, dim2=-1)[..., 1:]"
 BEST = "divmod(one_back.mean((1, 3)).argmax().item(), model.cfg.n_heads)"
-SEARCH = f"""def search(model):
-    {RANDOM}
-    _, cache = model.run_with_cache(tokens)
-    patterns = torch.stack([cache["pattern", i] for i in range(model.cfg.n_layers)])
-    one_back = {BACK}
-    return {BEST}
-"""
 
 SHARE = "writes @ total / total.square().sum()"
 POST = 'cache["post", layer][0, 0][:, None]'
 GONE = "neuron_shares(model, cache, layer).topk(count).indices"
-SHARES = f"""def neuron_shares(model, cache, layer):
-    writes = {POST} * model.W_out[layer]
-    total = writes.sum(0)
-    return {SHARE}
-"""
 
 VALUES = 'query_key_value(model, layer, cache["resid_pre", layer])[2][0]'
 STORED = 'cache["v", layer][0].transpose(0, 1)'
 PATTERN = 'cache["pattern", layer][0][..., None]'
 MOVED = f"return {PATTERN} * written[:, None]"
 EACH = "return torch.einsum('hqk,hkd,hdm->hqkm', cache['pattern', layer][0], v, model.W_O[layer])"
-MESSAGES = f"""def messages(model, cache, layer):
-    v = query_key_value(model, layer, cache["resid_pre", layer])[2][0]
-    {EACH}
-"""
 
 RIGHT = {
     "1.1": [
@@ -53,13 +37,11 @@ RIGHT = {
         mean("resid.double()[:, 1:].square().sum(-1).sqrt().mean(1)"),
         mean("resid[:, 1:].norm(dim=-1).sum(1) / (resid.shape[1] - 1)"),
         mean("[row[1:].norm(dim=-1).mean() for row in resid]"),
-        mean("[sum((x @ x) ** 0.5 for x in row[1:]) / (len(row) - 1) for row in resid]"),
         "mean_norm = lambda x: torch.einsum('bpd,bpd->bp', x, x).sqrt()[:, 1:].mean(1)",
     ],
     "1.2": [
         *".double() .numpy() .tolist()".split(),
         (ADD, 'stream += cache["attn_out", i]\n        stream += cache["mlp_out", i]'),
-        (ADD, 'stream = stream.double() + cache["attn_out", i] + cache["mlp_out", i]'),
         (ADD, 'stream = stream + cache[f"blocks.{i}.hook_mlp_out"] + cache["attn_out", i]'),
         ("for i in range(layer + 1):", "for i in reversed(range(layer + 1)):"),
         REBUILD
@@ -67,9 +49,6 @@ RIGHT = {
         """def rebuild(start, cache, layer):
     parts = [cache[name, i] for name in ("mlp_out", "attn_out") for i in range(layer + 1)]
     return torch.stack([start, *parts]).sum(0)""",
-        """def rebuild(start, cache, layer):
-    start = rebuild(start, cache, layer - 1) if layer else start
-    return start + cache["attn_out", layer] + cache["mlp_out", layer]""",
     ],
     "1.3": [
         *".double() .numpy()".split(),
@@ -95,14 +74,7 @@ RIGHT = {
     _, cache = model.run_with_cache(repeated_tokens(model, 15, 4, seed=0))
     each = [previous_token_scores(cache["pattern", i]) for i in range(model.cfg.n_layers)]
     return divmod(int(torch.cat(each).argmax()), model.cfg.n_heads)""",
-        """def previous_token_head(model):
-    _, cache = model.run_with_cache(torch.randint(1, model.cfg.d_vocab, (8, 40)))
-    scores = {}
-    for i in range(model.cfg.n_layers):
-        for h in range(model.cfg.n_heads):
-            p = cache["pattern", i][:, h].mean(0)
-            scores[i, h] = sum(p[q, q - 1].item() for q in range(2, 40))
-    return max(scores, key=scores.get)""",
+        (BEST, "torch.unravel_index(one_back.mean((1, 3)).argmax(), one_back[:, 0, :, 0].shape)"),
     ],
     "1.5": [
         ".item()",
@@ -117,7 +89,6 @@ RIGHT = {
     "1.6": [
         *".double() .numpy() .tolist()".split(),
         (MOVED, EACH),
-        (MOVED, f"return {PATTERN}.double() * written[:, None].double()"),
         ("v @ model.W_O[layer]", "torch.stack([*map(torch.mm, v, model.W_O[layer])])"),
         (VALUES, f"{STORED}.repeat_interleave(model.cfg.n_heads // cache['v', layer].shape[2], 0)"),
         (".norm(dim=-1)", ".square().sum(-1).sqrt()"),
@@ -132,7 +103,6 @@ MISTAKES = {
         (*mean("resid[:, 1:].norm(dim=(1, 2))"), "one norm over all"),
         (*mean("resid[:, 1:].norm(dim=-1)"), "expected shape (2,)"),
         (f"return {MEAN}", MEAN, "does it end in `return`?"),
-        (*mean("resid[:, 1:].norm(dim=-1).sum(1)"), "not their mean"),
         (*mean("resid[:, 1:].mean(1).norm(dim=-1)"), "the mean vector's"),
         (*mean("resid[:, 1:].square().sum(-1).mean(1)"), "squared length"),
         (*mean("torch.tensor([4.0, 3.0])"), "expected shape (1,)"),
@@ -141,72 +111,62 @@ MISTAKES = {
     "1.2": [
         ("range(layer + 1)", "range(layer)", "stops too early"),
         (' + cache["mlp_out", i]', "", "MLP of block 0 is missing"),
-        (' + cache["attn_out", i]', "", "attention of block 0 is missing"),
         ("stream = start", "stream = 0 * start", "not what they add to"),
         ("range(layer + 1)", "[layer]", "Only one block is added"),
         (REBUILD + 'cache["resid_post", layer]', "not to be read"),
-        (REBUILD + 'cache[f"blocks.{layer}.hook_resid_post"]', "not to be read"),
+        (REBUILD + 'cache.cache["resid_post", layer]', "no attribute 'cache'"),
         ("stream = start", 'stream = cache["resid_pre", 0]', "not to be read"),
         ("return stream", "return stream[:, -1]", "expected shape"),
         (REBUILD + "start / 0 * 0", "NaN"),
-        (REBUILD + "undefined", "your code stopped with"),
     ],
     "1.3": [
         ("z[:, -1, head] = 0.0", "z.clone()[:, -1, head] = 0", "has changed"),
         ("[:, -1, head]", "[:, :, head]", "before the last position have changed"),
-        ("[:, -1, head]", "[:, -1, 99]", "your code stopped with"),
         ("[:, -1, head]", "[:, -1]", "All heads of the layer"),
         ("[:, -1, head]", "[:, -1, (head + 1) % z.shape[2]]", "is another head"),
         ("blocks.{layer}", "blocks.{model.cfg.n_layers - 1 - layer}", "is another layer"),
         ("[:, -1, head]", "[0, -1, head]", "prompt of the batch only"),
         ("= 0.0", "*= 0.5", "halved"),
-        ("= 0.0", "= 1.0", "numbers differ"),
         (RUN, f"{ADDED}\n    return model(tokens)", "a hook stays on the model"),
         ("(tokens, fwd", "(tokens[:1], fwd", "expected shape"),
         ("def ablate_last(model, tokens, *_): return model(tokens)", "Nothing has changed"),
     ],
     "1.4": [
         ("offset=-1", "offset=0", "attends to the token itself"),
-        ("def previous_token_head(model): return torch.tensor(3)", "return (layer, head)"),
         ("def previous_token_head(model): return (model.cfg.n_layers, 0)", "the two swapped"),
         ("def previous_token_head(model): return (model.cfg.n_layers - 1, 0)", "another gives it"),
         ("def previous_token_head(model): return 'head 1'", "return (layer, head)"),
-        (BACK, "patterns[..., 2:, 0]", "another gives it"),
-        (SEARCH + "found = search(model)\ndef previous_token_head(m): return found", "all heads"),
+        ("head(model)", "head(_, model=model)", "all heads"),  # of the lesson's model
         (RANDOM, f"{RANDOM}; {STAYS}", "a hook stays on the model"),
         (f"return {BEST}", BEST, "does it end in `return`?"),
+        ("[..., 1:]", "[..., :1]", "over all queries"),
+        ("cfg.n_heads", "cfg.n_layers", "Right on this model"),
     ],
     "1.5": [
         (SHARE, "writes @ total", "divide by the squared length"),
-        (SHARE, "writes @ total / total.norm()", "divide by its length once more"),
         (SHARE, "writes.norm(dim=-1)", "the lengths of what each writes"),
-        (SHARE, "writes.norm(dim=-1) / writes.norm(dim=-1).sum()", "have no sign"),
         (POST, POST.replace("0, 0", "0, -1"), "wanted is position 0"),
         (POST, POST.replace("post", "pre"), "what a neuron hears"),
-        (f"return {SHARE}", 'return cache["post", layer][0, 0]', "multiply with W_out"),
         (f"{POST} *", f"layer = 0\n    writes = {POST} *", "use the argument `layer`"),
-        (SHARES + "def norm_without(*_): return ...", "step 2 is still to do"),
+        ('cache["resid_post", layer][0, 0].norm()', "...", "step 2 is still to do"),
         ("post = post.clone()\n        post[", "post.clone()[", "nothing was removed"),
-        ("[:, 0, neurons]", "[:, -1, neurons]", "nothing was removed"),
         ("topk(count)", "topk(count - 1)", "one neuron too few"),
-        ("topk(count)", "topk(count, largest=False)", "smallest share"),
-        ("= 0.0", "= 1.0", "you give"),
         ("[0, 0].norm()", "[0].norm()", "norm over all positions"),
         ("with model.hooks(", f"{STAYS}\n    with model.hooks(", "a hook stays on the model"),
+        ("[:, 0, neurons]", "[:, :, neurons]", "removed at other positions, too"),
+        ("    neurons =", "    layer = 0\n    neurons =", "step 2: you give"),
+        ("topk(count)", "abs().topk(count)", "step 2: you give"),
     ],
     "1.6": [
         (PATTERN, PATTERN.replace("cache", "0 * cache") + " + 1", "the pattern is not in it"),
         (MOVED, f"return ({MOVED[7:]}).transpose(1, 2)", "keys and queries are swapped"),
         ("    v = query", "    layer = 0\n    v = query", "use the argument `layer`"),
         (VALUES, STORED, "your code stopped with"),
-        ("[2][0]", "[1][0]", "numbers differ"),
         ("written = v @ model.W_O[layer]", "written = v", "expected shape"),
-        (MESSAGES + "def position_0(*_): return ...", "step 2 is still to do"),
+        ("torch.stack(rows, dim=1)", "...", "step 2 is still to do"),
         ("[:, :, 2:, 0]", "[:, :, :, 0]", "queries 0 and 1"),
-        ("[:, :, 2:, 0]", "[:, :, 1:, 0]", "query 1 is in the mean"),
         ("torch.stack(rows, dim=1)", "torch.stack(rows, dim=1).flip(0)", "the other order"),
         ("lengths / lengths.sum(dim=-1, keepdim=True)", "lengths", "not shares yet"),
-        ("[:, :, 2:, 0].mean(dim=-1)", "[:, :, -1, 0]", "last query alone"),
-        ("torch.stack(rows, dim=1)", "torch.stack(rows)", "expected shape"),
+        ("rows = []", f"rows = []; {STAYS}", "a hook stays on the model"),
     ],
 }

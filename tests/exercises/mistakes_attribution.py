@@ -25,20 +25,12 @@ MOVED = 'cache["pattern", layer][:, head, -1, :, None] * v'
 SAID = 'torch.einsum("bpd,bd->bp", written, along)'
 ALONG = "(model.W_U[:, answer] - model.W_U[:, giver]).T / last"
 TABLE = "[[(effect * place).sum(dim=1).mean() for place in places] for effect in effects]"
-REST = "\ndef by_position(*_): return ...\ndef by_place(*_): return ..."
 
 MEANS = 'cache["z", layer][:, -1].mean(dim=0)'
 LOST = "logit_diff(logits, answer, contrast) - logit_diff(after, answer, contrast)"
 ABLATE = "ablate(model, heads, torch.stack(means), positions=[-1])"
 BOTH = "loss(i, j) - single[i] - single[j]"
 STAYS = "model.add_hook('ln_final.hook_in', lambda x, hook: x)"
-LOSS = f"""def loss_without(model, tokens, answer, contrast, heads):
-    logits, cache = model.run_with_cache(tokens)
-    means = [cache["z", i][:, -1].mean(0) for i in range(model.cfg.n_layers)]
-    with {ABLATE}:
-        after = model(tokens)
-    return {LOST}
-"""
 
 RIGHT = {
     "3.1": [
@@ -62,27 +54,13 @@ RIGHT = {
         (HEAD, "torch.stack(torch.unravel_index(lost.argmax(), lost.shape))"),
         (HEAD, "__import__('numpy').unravel_index(lost.numpy().argmax(), lost.shape)"),
         ("z * last for", "torch.where(last, z, 0 * z) for"),
-        """def unseen_head(model, tokens, answer, contrast):
-    from helpers.ablation import ablate_each
-    lost = 0
-    for row, one, two in zip(tokens, answer, contrast):
-        def gap(logits):
-            return logits[:, -1, one] - logits[:, -1, two]
-        lost = lost - ablate_each(model, row[None], gap, 0.0, range(len(row) - 1))
-    return divmod(lost.argmax().item(), model.cfg.n_heads)""",
     ],
     "3.3": [
         (ENDS, f"[list({MOVER}), torch.tensor({OPPONENT})]"),
         (ENDS, f"torch.tensor([{ENDS}])"),
         ("effect[:-1].mean(dim=1)", "effect[:-1].double().sum(dim=1)"),
         (SAID, "(written.double() * along[:, None].double()).sum(-1)"),
-        (SAID, "(written @ along[..., None])[..., 0]"),
         (ALONG, "model.W_U[:, answer].T / last - model.W_U[:, giver].T / last"),
-        [
-            (SAID, f"{SAID}.numpy()"),
-            ("[by_position(", "[torch.tensor(by_position("),
-            ("*head) f", "*head)) f"),
-        ],
         (TABLE, "[[(e * p).sum().item() / len(tokens) for p in places] for e in effects]"),
         (TABLE, f"torch.tensor({TABLE}).double().numpy()"),
         [(MOVED, "v"), (SAID, f'{SAID} * cache["pattern", layer][:, head, -1]')],
@@ -94,16 +72,6 @@ RIGHT = {
         (ABLATE, "ablate(model, tuple(map(tuple, heads)), torch.stack(means).double(), (-1,))"),
         (MEANS, 'sum(z[-1] for z in cache["z", layer]) / len(tokens)'),
         ("table[i, j] = table[j, i] = " + BOTH, f"table[[i, j], [j, i]] = {BOTH}"),
-        LOSS
-        + """
-
-def interaction(model, tokens, answer, contrast, heads):
-    rows = [[a] if a == b else [a, b] for a in heads for b in heads]
-    losses = [loss_without(model, tokens, answer, contrast, row).mean() for row in rows]
-    both = torch.stack(losses).view(len(heads), -1)
-    single = both.diag()
-    return (both - single - single[:, None]).fill_diagonal_(0)
-""",
     ],
 }
 
@@ -115,54 +83,40 @@ MISTAKES = {
         ("centred / scale @", "centred @", "is forgotten"),
         ("centred / scale @", "written / scale @", "Not centred"),
         ("centred / scale @", "written @", "the quick way"),
-        (
-            "centred / scale",
-            "torch.nn.functional.layer_norm(written, [len(W_U)])",
-            "a scale of its",
-        ),
+        ("/ scale", "/ centred.square().mean(-1, True).sqrt()", "a scale of its"),
         ([(" - W_U[:, contrast]", ""), (" - b_U[contrast]", "")], "The contrast is missing"),
         (SPLIT, f"-{SPLIT}", "Swapped"),
-        (SPLIT, f"torch.cat([parts + {BIAS} / len(parts), torch.zeros(1)])", "shared out"),
         (SPLIT, "torch.cat([parts, torch.zeros(1)])", "b_U is left out"),
         (SPLIT, f"torch.cat([{BIAS}, parts])", "b_U comes last"),
     ],
     "3.2": [
         ("z * last for", "z * ~last for", "Attribution reads there"),
-        ("z * last for", "z * 0 for", "Attribution reads there"),
         ("argmax", "argmin", "before minus after"),
-        ("lost -= patch", "lost += patch", "before minus after"),
-        (HEAD, f"{HEAD}[::-1]", ""),
         (HEAD, "(model.cfg.n_layers, 0)", "the two swapped"),
         (HEAD, "lost.argmax().item()", "return (layer, head)"),
-        (HEAD, "lost.max()", "return (layer, head)"),
         # the answer on tutorial-4l
         ("def unseen_head(model, tokens, answer, contrast): return (0, 1)", "made on the spot"),
         (HEAD, f"{HEAD} if {STAYS} is None else 0", "stays on the model"),
         ("def unseen_head(model, tokens, answer, contrast): return None", "gives None"),
+        ("lost -= patch", "lost = -patch", "averaged over all prompts"),
+        ("== len(row) - 1", ">= len(row) - 2", "every position but the last"),
+        (HEAD, HEAD.replace("heads", "layers"), "of a random model"),
     ],
     "3.3": [
         (ENDS, f"{OPPONENT}, {MOVER}", "step 1: the two are swapped"),
         (".mean(dim=1), model.cfg", "[:, 0], model.cfg", "step 1: this is the first prompt"),
-        (ENDS, "(model.cfg.n_layers, 0), (0, 0)", "step 1: there is no head"),
         (ENDS, MOVER, "step 1"),
         (ENDS, "effect.argmax(), effect.argmin()", "step 1: return (layer, head)"),
         (ENDS, f"{MOVER}, divmod(effect.abs().argmin().item(), heads)", "step 1"),
-        (f"def find_heads(*_): return (1, 0), (1, 1){REST}", "step 1"),
+        (ENDS, "(1, 0), (1, 1)", "step 1"),
         (MOVED, "v", "step 2: every position counts"),
         (SAID, 'cache["pattern", layer][:, head, -1]', "step 2: this is where the head attends"),
         (ALONG, ALONG.removesuffix(" / last"), "step 2: the final scale is forgotten"),
         (ALONG, ALONG + "[:1]", "step 2: all rows are divided"),
-        (ALONG, ALONG.replace(" / last", "[:1] / last"), "step 2: all rows use the first"),
         (" - model.W_U[:, giver]", "", "step 2: the giver is missing"),
         (GROUP, 'head % cache["v", layer].shape[2]', "this is another head's value"),
-        (SAID, f"{SAID}.sum(-1)", "step 2: expected shape"),
-        (
-            "gives & (count == 1), gives & (count == 2)",
-            "gives & (count == 2), gives & (count == 1)",
-            "step 3: the giver's first and second",
-        ),
+        (TABLE, f"[[a, c, b] for a, b, c in {TABLE}]", "step 3: the giver's first and second"),
         ("sum(dim=1).mean()", "sum()", "step 3: the rows are summed"),
-        (TABLE, f"{TABLE}[::-1]", "step 3: the two heads are swapped"),
         (TABLE, f"torch.tensor({TABLE}).T", "step 3: heads and places"),
     ],
     "3.4": [
@@ -171,15 +125,11 @@ MISTAKES = {
         ("torch.stack(means)", "0.0", "step 1: zeros stand"),
         ("(means), positions=[-1]", "(means)", "they are ablated at every"),
         ("(model, heads, torch", "(model, heads[:1], torch", "step 1: only the first head"),
-        ("(model, heads, torch", "(model, heads[-1:], torch", "step 1: only the last head"),
         ("after = model(tokens)", "model(tokens)\n    after = logits", "step 1: nothing is lost"),
         (f"return {LOST}", f"{STAYS}\n    return {LOST}", "stays on the model"),
-        (LOSS + "\ndef interaction(*_): return ...", "step 2 is still to do"),
-        (BOTH, f"-({BOTH})", "step 2: the sign is swapped"),
+        ("return table", "return ...", "step 2 is still to do"),
         (" - single[i] - single[j]", "", "step 2: the single losses are not"),
         (" = table[j, i]", "", "step 2: each pair stands there once"),
         ("return table", "return table - torch.tensor(single).diag()", "step 2: the diagonal"),
-        ("    return table", "    return (table.tril() + table.triu()) / 2", "step 2: half of it"),
-        ("    return table", "    return table[0]", "step 2: expected shape"),
     ],
 }

