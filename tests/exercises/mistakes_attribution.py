@@ -54,6 +54,14 @@ RIGHT = {
         (HEAD, "torch.stack(torch.unravel_index(lost.argmax(), lost.shape))"),
         (HEAD, "__import__('numpy').unravel_index(lost.numpy().argmax(), lost.shape)"),
         ("z * last for", "torch.where(last, z, 0 * z) for"),
+        """def unseen_head(model, tokens, answer, contrast):
+    from helpers.ablation import ablate_each
+    lost = 0
+    for row, one, two in zip(tokens, answer, contrast):
+        def gap(logits):
+            return logits[:, -1, one] - logits[:, -1, two]
+        lost = lost - ablate_each(model, row[None], gap, 0.0, range(len(row) - 1))
+    return divmod(lost.argmax().item(), model.cfg.n_heads)""",
     ],
     "3.3": [
         (ENDS, f"[list({MOVER}), torch.tensor({OPPONENT})]"),
@@ -86,6 +94,7 @@ MISTAKES = {
         ("/ scale", "/ centred.square().mean(-1, True).sqrt()", "a scale of its"),
         ([(" - W_U[:, contrast]", ""), (" - b_U[contrast]", "")], "The contrast is missing"),
         (SPLIT, f"-{SPLIT}", "Swapped"),
+        (SPLIT, f"torch.cat([parts + {BIAS} / len(parts), torch.zeros(1)])", "shared out"),
         (SPLIT, "torch.cat([parts, torch.zeros(1)])", "b_U is left out"),
         (SPLIT, f"torch.cat([{BIAS}, parts])", "b_U comes last"),
     ],
@@ -113,10 +122,13 @@ MISTAKES = {
         (SAID, 'cache["pattern", layer][:, head, -1]', "step 2: this is where the head attends"),
         (ALONG, ALONG.removesuffix(" / last"), "step 2: the final scale is forgotten"),
         (ALONG, ALONG + "[:1]", "step 2: all rows are divided"),
+        (ALONG, ALONG.replace(" / last", "[:1] / last"), "step 2: all rows use the first"),
         (" - model.W_U[:, giver]", "", "step 2: the giver is missing"),
         (GROUP, 'head % cache["v", layer].shape[2]', "this is another head's value"),
+        (SAID, f"{SAID}.sum(-1)", "step 2: expected shape"),
         (TABLE, f"[[a, c, b] for a, b, c in {TABLE}]", "step 3: the giver's first and second"),
         ("sum(dim=1).mean()", "sum()", "step 3: the rows are summed"),
+        (TABLE, f"{TABLE}[::-1]", "step 3: the two heads are swapped"),
         (TABLE, f"torch.tensor({TABLE}).T", "step 3: heads and places"),
     ],
     "3.4": [
@@ -125,11 +137,15 @@ MISTAKES = {
         ("torch.stack(means)", "0.0", "step 1: zeros stand"),
         ("(means), positions=[-1]", "(means)", "they are ablated at every"),
         ("(model, heads, torch", "(model, heads[:1], torch", "step 1: only the first head"),
+        ("(model, heads, torch", "(model, heads[-1:], torch", "step 1: only the last head"),
         ("after = model(tokens)", "model(tokens)\n    after = logits", "step 1: nothing is lost"),
         (f"return {LOST}", f"{STAYS}\n    return {LOST}", "stays on the model"),
         ("return table", "return ...", "step 2 is still to do"),
+        (BOTH, f"-({BOTH})", "step 2: the sign is swapped"),
         (" - single[i] - single[j]", "", "step 2: the single losses are not"),
         (" = table[j, i]", "", "step 2: each pair stands there once"),
         ("return table", "return table - torch.tensor(single).diag()", "step 2: the diagonal"),
+        ("    return table", "    return (table.tril() + table.triu()) / 2", "step 2: half of it"),
+        ("    return table", "    return table[0]", "step 2: expected shape"),
     ],
 }

@@ -16,6 +16,7 @@ SHARE = "(chosen(rows, answers) == answers).float().mean(dim=1)"
 QUANTILE = "shares.quantile(0.95, dim=0)"
 KL = "(output.exp() * (output - decoded)).sum(dim=-1).mean()"
 MAP = "return lambda streams: streams + streams @ A + b"
+LOSS = "loss = decoded_kl(model, streams + streams @ A + b, output)"
 HALF = "(streams + streams @ A + b)[:, step % 2 :: 2], output[:, step % 2 :: 2]"
 THREE = "[decoded_kl(model, lens(held_out[0]), held_out[1]) for lens in lenses]"
 ADAM = "torch.optim.Adam([A, b], lr=1e-2)"
@@ -75,6 +76,18 @@ RIGHT = {
             (MAP, "return lambda streams: (streams + streams @ A + b).double()"),
             ("model.ln_final(streams)", "model.ln_final(streams.float())"),
         ],
+        [  # a module instead of two tensors
+            (
+                "A = torch.zeros(width, width, device=streams.device, requires_grad=True)",
+                "M = torch.nn.Linear(width, width); M.weight.data.zero_(); M.bias.data.zero_()",
+            ),
+            (
+                "b = torch.zeros(width, device=streams.device, requires_grad=True)",
+                "A, b = M.parameters()",
+            ),
+            (LOSS, "loss = decoded_kl(model, streams + M(streams), output)"),
+            ("A, b = A.detach(), b.detach()", "A, b = A.detach().T, b.detach()"),
+        ],
     ],
 }
 
@@ -89,11 +102,17 @@ MISTAKES = {
         ),
         (HEAD, "model.ln_final(stream) @ model.W_U", "bias is missing"),
         (HEAD, f"{HEAD}.softmax(-1)", "These are probabilities"),
+        (HEAD, f"{HEAD}.log_softmax(-1)", "These are log-probabilities"),
         (HEAD, f"stream / (stream.square().mean(-1, True) + 1e-5).sqrt() {OUT}", "centres first"),
+        (
+            HEAD,
+            f"(x := centre(model, stream)) / x.square().mean().sqrt() {OUT}",
+            "One scale for the whole",
+        ),
         (HEAD, f"centre(model, stream) / stream.std(-1)[..., None] {OUT}", "divides by one less"),
         (HEAD, "model.ln_final(stream)", "expected shape"),
         ("return ", f"{STAYS}; return ", "a hook stays on the model"),
-        ("(model, stream):", "(_, stream, model=model):", "your code stopped with RuntimeError"),
+        ("(model, stream):", "(_, stream, model=model):", "your code stopped with"),
     ],
     "5.2": [
         (") + 1", ")", "Off by one"),
@@ -130,9 +149,12 @@ MISTAKES = {
         ("beneath(rows)[..., ids]", "rows[..., ids]", "the habit still chooses"),
         ("rows.mean(dim=1, keepdim=True)", "rows.mean(0)", "each row has its own"),
         (MEAN, "rows", "as they were"),
+        (MEAN, "rows.mean(1, keepdim=True).expand_as(rows)", "take it off"),
         (CHOSEN, "beneath(rows).argmax(-1)", "among the answers only"),
         (CHOSEN, "beneath(rows)[..., ids].argmax(-1)", "place in it"),
+        (SHARE, SHARE.replace("dim=1", ""), "one number for each row"),
         (QUANTILE, "shares.mean(0)", "mean share of luck"),
+        (QUANTILE, "shares.max(0).values", "95 % quantile between"),
         ("answers[torch.randperm(len(answers))]", "answers", "the true answers"),
         (QUANTILE, "...", "right up to here; step 3 is still to do"),
         (
@@ -147,7 +169,9 @@ MISTAKES = {
         (KL, KL.replace(".mean()", ".sum()"), "not the sum"),
         (KL, "(decoded.exp() * (decoded - output)).sum(-1).mean()", "other way"),
         ("(output.exp() * (output - decoded))", "-(output.exp() * decoded)", "cross-entropy"),
+        (KL, "(output.exp() * (output - decoded)).mean()", "over the tokens of the vocabulary"),
         ("range(300)", "range(2)", "Is the whole of `A` trained"),
+        (MAP, "return lambda streams: streams + b", "step 2"),
         ("with torch.enable_grad():", "if True:", "your code stopped with"),
         (  # trains the model's head as well
             [

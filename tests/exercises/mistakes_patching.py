@@ -50,6 +50,18 @@ RIGHT = {
         (RESTORED, f"torch.stack([{RESTORED.replace('places', 'place')} for place in places])"),
         (RESTORED, RESTORED.replace("residual", "blocks").replace("[layer, ", "[0, layer, ")),
         (IF_OR, "if min(*suffices.tolist(), *spared.tolist()):"),
+        """def gate_kind(model, clean, corrupted, metric, layer, places):
+    name, answers = f"blocks.{layer}.hook_resid_pre", []
+    runs = [model.run_with_cache(each) for each in (clean, corrupted)]
+    high, low = (metric(logits).item() for logits, _ in runs)
+    for prompt, (_, cache) in ((corrupted, runs[0]), (clean, runs[1])):
+        for place in places:
+            def patch(stream, hook):
+                stream[:, place] = cache[name][:, place]
+                return stream
+            value = metric(model.run_with_hooks(prompt, fwd_hooks=[(name, patch)])).item()
+            answers.append((value - low) / (high - low) > 0.5)
+    return {4: "or", 0: "and"}.get(sum(answers), "neither")""",
     ],
     "2.4": [
         (FOUND, f"list({FOUND})"),
@@ -94,6 +106,8 @@ MISTAKES = {
     "2.2": [
         (LINE, "stream = cache[name]", "patched all positions"),
         ("        return stream\n", "", "Nothing has changed"),
+        (RUN, f"_, cache = model.run_with_cache(prompt)\n    {RUN}", "are the values from"),
+        (LINE, LINE.replace("[:, position]", "[:, position - 1]", 1), "numbers differ"),
         (LINE, LINE.replace("position", "position + 1"), "and you patched position 5"),
         ("hook_resid_pre", "hook_resid_post", "This patches `hook_resid_post`"),
         ("hook_resid_pre", "hook_mlp_out", "what enters the block"),
@@ -111,9 +125,11 @@ MISTAKES = {
         ('def gate_kind(*_): return "or"', 'built as "and"'),
         ('def gate_kind(*_): return "and"', 'built as "or"'),
         ('def gate_kind(*_): return "OR"', "Give one of the words"),
+        ([(IF_OR, "if suffices.any():"), (LAST, 'return "and"')], '"neither"'),
         ([(IF_OR, "if suffices.all():"), (LAST, 'return "and"')], "Do you ask *both* places"),
         (LAST, 'return "and"', "Do you ask *both* places"),
         ([(f"{c}, metric)[layer", f"{c}, metric)[1") for c in ("cache", "other")], "entering"),
+        ("model, clean, other", "model, corrupted, cache", '"neither"'),
         ("> 0.5", "> 1", "put it on the scale"),
         ("suffices.all() and spared.all()", "suffices[0] and spared[0]", "*both* places"),
         (IF_OR, "if spared.all():", "in both directions"),
@@ -138,7 +154,9 @@ MISTAKES = {
         (CHANGE, 'clean_cache["z", layer]', "step 1: this is all that the sender writes"),
         (CHANGE, f"-({CHANGE})", "step 1: the sign"),
         (WRITES, "torch.einsum('bphd,hdm->bpm', change, model.W_O[layer])", "all heads of the"),
+        (WRITES, "change[:, :, head]", "expected shape"),
         (f"{STREAM} + change", STREAM, "add"),
+        (f"{STREAM} + change", "change", "not from the change"),
         (
             f"{VALUES}\n    return {NEW}",
             "q, k, v = query_key_value(model, layer, stream)\n"
@@ -148,6 +166,7 @@ MISTAKES = {
         ),
         (NEW, NEW.replace("head]", "0]"), "another head's"),
         ("        return z\n", "", "nothing has changed"),
+        ("(corrupted_tokens, fwd", "(corrupted_tokens * 0 + 1, fwd", "numbers differ"),
         (PATHED, f"{STAYS}\n    {PATHED}", "a hook stays on the model"),
         (
             "    def patch(z, hook):\n        z = z.clone()",
@@ -162,6 +181,7 @@ MISTAKES = {
         ("metric(logits).sum()", "metric(logits).mean()", "halved"),
         (GRADIENT, GRADIENT + ".mean(0)", "expected shape"),
         ("+ 0.5) / steps", ") / steps", "left ends"),
+        ("+ 0.5) / steps", "+ 1) / steps", "right ends"),
         (MEAN, "(slopes @ way).sum()", "sum of the slopes"),
         (MEAN, f"-{MEAN}", "the sign"),
         (MOVE, "pass", "attribution patching"),
