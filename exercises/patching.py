@@ -29,17 +29,14 @@ def on_scale(attempt) -> None:
     for clean, corrupted in ((6.0, -2.0), (-6.0, 2.0)):
         way = clean - corrupted
         values = corrupted + shares * way
+        by_clean, by_sum = shares * way / clean, shares * way / (clean + corrupted)
         subtract = f"The corrupted value {corrupted:g} must give 0: subtract it before you divide."
         mistakes = {
             "Clean and corrupted are swapped: corrupted must give 0, clean 1.": 1 - shares,
             subtract: values / clean,
             f"{subtract} ": values / way,
-            "Divide by the way from corrupted to clean, not by the clean value.": shares
-            * way
-            / clean,
-            "Divide by clean minus corrupted, not by their sum.": shares
-            * way
-            / (clean + corrupted),
+            "Divide by the way from corrupted to clean, not by the clean value.": by_clean,
+            "Divide by clean minus corrupted, not by their sum.": by_sum,
             "Do not cut at 0 or 1: a patch can overshoot.": shares.clamp(0, 1),
             "The sign is lost: a result below the corrupted value is below 0.": shares.abs(),
             "The sign is wrong: from corrupted to clean is upwards, also where clean is the "
