@@ -6,7 +6,7 @@ from contextlib import contextmanager
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-from tqdm import tqdm
+from tqdm.auto import tqdm
 from transformer_lens import ActivationCache
 
 from helpers import inputs

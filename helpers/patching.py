@@ -7,7 +7,7 @@ from functools import partial
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-from tqdm import tqdm
+from tqdm.auto import tqdm
 
 from helpers import inputs
 from helpers.engine import ATTENTION, HEADS, MLP, RESIDUAL, SITES, Cell, hooks, sparse

@@ -26,6 +26,7 @@ from tools import findings, speak
 CELL_SECONDS = 300  # a cell that takes longer is stopped and named
 # Names of models that are never a directory, see load_model.
 RESERVED = ("", "tutorial-4l", "smollm2-135m", "gpt2", "gpt2-small")
+BAR = re.compile(r"\r|\d%\|")  # of tqdm, in a terminal or as a widget
 COLUMNS = ("identities", "hold", "do not hold", "differ", "seconds", "peak MB")
 
 
@@ -87,7 +88,7 @@ def execute(
     took = time.perf_counter() - start
     for cell in notebook.cells:
         if "outputs" in cell:  # a progress bar, which a reader's page wipes away by itself
-            cell.outputs = [o for o in cell.outputs if "\r" not in o.get("text", "")]
+            cell.outputs = [o for o in cell.outputs if not BAR.search(_text(o))]
             for output in cell.outputs:  # where the text beside it stands instead
                 output.get("data", {}).pop("application/vnd.jupyter.widget-view+json", None)
     unfinished = out.with_suffix(f".{os.getpid()}.tmp")  # renamed when whole, never half-written
@@ -102,6 +103,10 @@ def execute(
     identities = sum("claim" in data for data in said)
     found = [dict(data) for data in said if "finding" in data]
     return Result(path.stem, identities, found, took, megabytes, error)
+
+
+def _text(output: nbformat.NotebookNode) -> str:
+    return output.get("text") or output.get("data", {}).get("text/plain", "")
 
 
 def _peak(pid: int) -> int:

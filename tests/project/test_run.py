@@ -58,7 +58,9 @@ RAN = SAYS.format(n=1, holds=True) + '; finding("sinks", False, "01-sinks")'
 
 
 def test_what_is_said_is_counted_and_copies_executed_with_their_variables(run):
-    status, out, _, copies = run(RAN, "import os; os.environ['OMP_WAIT_POLICY']")
+    bars = "import os\nfrom tqdm import auto, std\nfor bar in (auto, std):\n"  # not in a copy
+    bars += "    for _ in bar.tqdm(range(2), leave=False): ...\n"
+    status, out, _, copies = run(RAN, f"{bars}os.environ['OMP_WAIT_POLICY']")
     assert status == 0 and "no record for x/y yet" in out
     table = {line.split()[0]: line.split()[1:] for line in out.splitlines() if line}
     assert table["01"][:4] == table["all"][:4] == ["2", "1", "1", "0"]
