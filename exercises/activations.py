@@ -42,7 +42,7 @@ def mean_norm(attempt) -> None:
         ),
     }
     compare(answer(attempt, resid), [4.0, 3.0], mistakes)
-    compare(answer(attempt, resid[:1, :3]), [4.0])  # another batch and length
+    compare(answer(attempt, resid[1:, :3]), [2.0])  # another batch and length
 
 
 class Only(dict):
@@ -334,16 +334,18 @@ def _patterns(model) -> list[Float[Tensor, "batch head query key"]]:
 
 def _one_back(n_layers: int, layer: int, head: int) -> list:
     """Hooks under which the head at (layer, head) attends one back, others evenly or, of even
-    number, to position 0, which is one back for query 1 only."""
+    number, to position 0, which is one back for query 1 only. Head 0.0 does it at the end only."""
 
     def replace(pattern, hook):
         n = pattern.shape[-1]
         edited = torch.ones_like(pattern).tril()
         edited[:, ::2, :, 1:] = 0
+        one_back = torch.eye(n).roll(-1, 1).to(edited)  # (query, key)
+        one_back[0] = one_back[1]
+        if hook.layer() == 0:
+            edited[:, 0, -1] = one_back[-1]
         if hook.layer() == layer:
-            one_back = torch.eye(n).roll(-1, 1)  # (query, key)
-            one_back[0] = torch.eye(n)[0]
-            edited[:, head] = one_back.to(edited)
+            edited[:, head] = one_back
         return edited / edited.sum(-1, keepdim=True)
 
     return [(f"blocks.{i}.attn.hook_pattern", replace) for i in range(n_layers)]

@@ -19,7 +19,8 @@ from transformer_lens import ActivationCache
 from transformer_lens.model_bridge import TransformerBridge
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from exercises.session import keep, kept, stale
+from exercises.session import FILE, keep, kept, stale
+from helpers.architecture import Unsupported
 from helpers.claims import BROWN, GREEN, GREY, Verdict, checked
 
 UNSOLVED, SOLVED, WRONG, UNJUDGED = "unsolved", "solved", "wrong", "unjudged"
@@ -49,9 +50,10 @@ def exercise(number: str, title: str) -> Callable:
 
     The graded function takes the learner's attempt first. It shows "not solved yet" for an
     untouched stub, which is `...` or a function that returns `...`; the failed property for a wrong
-    attempt, from the second on with a word on the hints; the error and its lines for an attempt
-    that stops; that nothing was judged where the attempt's own cell failed, since the attempt is
-    then an older version. It never stops the run and returns nothing.
+    attempt, from the second on with a word on the hints, the stronger one after the fourth; the
+    error and its lines for an attempt that stops; that nothing was judged where the attempt's own
+    cell failed, since the attempt is then an older version, or where the model's architecture does
+    not allow it. It never stops the run and returns nothing.
 
     Args:
         number: notebook and place, "4.2".
@@ -73,13 +75,15 @@ def exercise(number: str, title: str) -> Callable:
                 status = UNSOLVED
             except Wrong as wrong:
                 status, text = WRONG, f"{text}: {wrong}"
+            except Unsupported as why:
+                status, text = UNJUDGED, f"{text}: not possible on this model: {why}"
             except Exception as error:  # whatever the learner's code raises is shown, not hidden
                 notes = _lines(error, attempt)
                 what = "your code stopped with" if notes else "your answer stopped the check with"
                 status, text = WRONG, f"{text}: {what} {type(error).__name__}: {error}"
             _tries[number] += status == WRONG
             if status == WRONG and _tries[number] >= 2:
-                notes.append("Stuck? Open Hint 1 above.")
+                notes.append(f"Stuck? Open Hint {1 if _tries[number] < 4 else 2} above.")
             if status != UNJUDGED:
                 _tally[number] = status
             if status == SOLVED:
@@ -133,13 +137,14 @@ def value(given, *, like=None):
     return got.to(wanted) if wanted.is_floating_point() else got
 
 
-def compare(got, right, mistakes: dict | None = None, tolerance: float = 1e-4) -> None:
+def compare(got, right, mistakes: dict | Callable = dict, tolerance: float = 1e-4) -> None:
     """Pass where `got` is `right` up to rounding; else `Wrong`, with the likely mistake.
 
     Args:
         got: what the learner gave: a tensor of any dtype and device, an array, a number, or lists.
         right: the right answer, in any of these forms.
-        mistakes: the message for each known wrong answer, {message: what that mistake gives}.
+        mistakes: the message for each known wrong answer, {message: what that mistake gives}; or a
+            function that makes this table, called where the answer is not right.
         tolerance: of each number, relative; a tenth of it, times the largest of `right`, is
             forgiven too, so that sums in float32 pass.
 
@@ -150,7 +155,7 @@ def compare(got, right, mistakes: dict | None = None, tolerance: float = 1e-4) -
     got, right = _numbers(value(got)), _numbers(right)
     if _close(got, right, tolerance):
         return
-    for message, gives in (mistakes or {}).items():
+    for message, gives in (mistakes() if callable(mistakes) else mistakes).items():
         if _close(got, _numbers(gives), tolerance):
             raise Wrong(message)
     _same_shape(got, right)
@@ -287,6 +292,8 @@ def progress(all: bool = False) -> None:
     for number in sorted(shown, key=lambda n: [int(part) for part in n.split(".")]):
         status = SOLVED if number in solved else _tally.get(number, UNSOLVED)
         print(f"  {number}  {_LOOK[status][0]}: {_titles[number]}")
+    if not all:
+        print(f"All six notebooks: progress(all=True). To start again, delete {FILE}.")
 
 
 def _copied(given):

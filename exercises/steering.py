@@ -170,6 +170,8 @@ def best_within(attempt) -> None:
     compare(answer(attempt, effects, costs, 0.5), [1, 2], dearest)
     compare(answer(attempt, effects[:, :2], costs[:, :2], 0.02), [1, 0])
     compare(answer(attempt, effects[:2].T, costs[:2].T, 4.0), [3, 0])
+    dear = {"What is too dear must not win where all else is below 0: `-torch.inf`, not 0.": [0, 3]}
+    compare(answer(attempt, -effects[:2], costs[:2], 0.5), [0, 0], dear)
 
 
 @exercise("6.5", "A null of unrelated differences")
@@ -245,7 +247,11 @@ def steering_or_bias(changes, explained, verdict, model) -> None:
     rows = torch.randint(1, 10, (3, 6), generator=generator)
     # Only in toys have changes a mean over the vocabulary: `load_model` centres W_U. In the linear
     # one it is the same for all contexts, with a norm each has its own.
-    for each, tokens in (*_both(model), (linear, rows), (_with_norm(), rows)):
+    for each, tokens in (
+        *_both(model),
+        (linear, rows),
+        (toy.random_network(n_heads=2, seed=2), rows),
+    ):
         layer = each.cfg.n_layers // 2
         stream = each.run_with_cache(tokens)[1]["resid_post", layer]
         vector = _direction(each, stream)
@@ -355,16 +361,6 @@ def _both(model) -> list[tuple[object, Int[Tensor, "1 pos"]]]:
         (each, tokenize(each, text))
         for each, text in ((model, TEXTS[0]), (second_model(model), TEXTS[1]))
     ]
-
-
-def _with_norm():
-    """A random network of three layers whose changes have each its own mean over the vocabulary."""
-    sizes = {"n_layers": 3, "n_heads": 2, "d_model": 8, "d_head": 4, "d_vocab": 10}
-    net = toy.boot(**sizes, normalization_type="LN")
-    generator = torch.Generator().manual_seed(2)
-    for parameter in net.parameters():
-        torch.nn.init.normal_(parameter, generator=generator)
-    return net
 
 
 def _direction(model, stream: Float[Tensor, "batch pos d_model"]) -> Float[Tensor, "d_model"]:

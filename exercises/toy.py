@@ -75,6 +75,20 @@ def blocks_twice(n: int, batch: int, seed: int = 0) -> Int[Tensor, "batch 2n+1"]
     return torch.stack([torch.cat([torch.tensor([BOS]), row, row]) for row in rows])
 
 
+def habitual_network(first: int) -> TransformerBridge:
+    """The induction network, whose embedding row names a token, too: for the words `first` - 1 to
+    `first` + 3 themselves, for all others word `first`. What was said before weighs more; but of
+    word `first` - 1 the model is never sure."""
+    model = induction_network()
+    named = torch.full((N_TOKENS,), first)
+    named[first - 1 : first + 4] = torch.arange(first - 1, first + 4)
+    habit = torch.eye(N_TOKENS)[named].T @ one_hot(N_TOKENS, TOKEN)  # (token named, d_model)
+    logits = LOGIT * one_hot(N_TOKENS, NEXT) + LOGIT / 3 * habit
+    logits[first - 1] /= 10
+    put(model, "head.weight", logits)
+    return model
+
+
 # A gate: two places that hold the same fact
 
 FACTS = FACT, RIVAL = 1, 2  # tokens; the answer to a fact is the fact itself
@@ -83,13 +97,14 @@ SUBJECT_AT, RELAY_AT, LAST = 1, 2, 3  # positions
 READ_SUBJECT, READ_RELAY = (1, 0), (1, 1)  # (layer, head)
 
 
-def gate(kind: str = "or") -> TransformerBridge:
+def gate(alone: float = 1.0) -> TransformerBridge:
     """A fact in two places that the last token reads, by two heads: an OR or an AND of them.
 
     The prompt is `gate_prompt(fact)`. Head 0.0 copies the fact from the subject to the relay. So
     entering layer 1 both places hold it. There head 1.0 reads the subject and head 1.1 the relay,
-    from the last position, and two neurons a fact join what they read: "or" answers where either
-    place has it, "and" only where both have. Entering layer 1, against a prompt with `NO_FACT`:
+    from the last position, and two neurons a fact join what they read: both places give the whole
+    answer, and one alone the share `alone` of it: 1 is an OR, 0 an AND, 0.6 and 0.4 are nearly
+    neither. Entering layer 1, against a prompt with `NO_FACT`:
 
               patch clean into one place    patch no fact into one place
         or    suffices                      breaks nothing: neither is needed
@@ -97,13 +112,8 @@ def gate(kind: str = "or") -> TransformerBridge:
 
     Logits are `LOGIT` for the answer and 0 for all else.
 
-    Raises:
-        ValueError: another kind.
-
     Source: Heimersheim & Nanda 2024 (arXiv 2404.15255), section 3.
     """
-    if kind not in ("or", "and"):
-        raise ValueError(f'kind: expected "or" or "and", got {kind!r}')
     token, position = slice(0, 6), slice(6, 10)
     copied, seen, also_seen, said = (slice(10 + 2 * i, 12 + 2 * i) for i in range(4))
     sizes = {"n_layers": 2, "n_heads": 2, "d_model": 18, "d_head": 4, "d_vocab": 6, "d_mlp": 4}
@@ -132,8 +142,8 @@ def gate(kind: str = "or") -> TransformerBridge:
     both = torch.eye(18)[seen] + torch.eye(18)[also_seen]  # (fact, d_model): how many places say it
     put(model, "layers.1.mlp.fc_in.weight", torch.cat([both, both]))
     put(model, "layers.1.mlp.fc_in.bias", torch.tensor([0.0, 0.0, -1.0, -1.0]))
-    signs = torch.tensor([1.0, 1.0, -1.0, -1.0]) if kind == "or" else torch.tensor([0.0, 0, 1, 1])
-    put(model, "layers.1.mlp.fc_out.weight", torch.eye(18)[said].T.repeat(1, 2) * signs)
+    gives = torch.tensor([alone, alone, 1 - 2 * alone, 1 - 2 * alone])  # the last where both say it
+    put(model, "layers.1.mlp.fc_out.weight", torch.eye(18)[said].T.repeat(1, 2) * gives)
     return model
 
 
@@ -231,6 +241,16 @@ def linear_network() -> TransformerBridge:
             parameter.zero_()
         else:
             torch.nn.init.normal_(parameter, generator=generator)
+    return model
+
+
+def random_network(n_heads: int, seed: int) -> TransformerBridge:
+    """Three layers of attention, a LayerNorm before each and at the end, and weights N(0, 1)."""
+    sizes = {"n_layers": 3, "n_heads": n_heads, "d_model": 8, "d_head": 4, "d_vocab": 40}
+    model = boot(**sizes, normalization_type="LN")
+    generator = torch.Generator().manual_seed(seed)
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, generator=generator)
     return model
 
 

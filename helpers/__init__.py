@@ -8,6 +8,6 @@ induction      4          scores of attention motifs on repeated tokens
 (none)         5          the library's own: transformer_lens.tools.analysis.logit_lens
 steering       6          a direction from contrast pairs, added while the model runs
 
-shared         metrics, prompts, models (hub, smollm2), architecture, claims, plots, inputs
+shared         metrics, prompts, models (hub, packaged), architecture, claims, plots, inputs
 not lessons    engine/ (how a sweep is computed), tutorial_4l/ (a model), findings/ (records);
                nothing imports from notebooks or tools"""

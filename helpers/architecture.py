@@ -32,18 +32,15 @@ def embeddings(model, cache) -> dict[str, Float[Tensor, "batch pos d_model"]]:
     parts = {key: cache[name] for key, name in names.items() if name in cache}
     start = cache["blocks.0.hook_resid_pre"]
     if not parts or not torch.allclose(sum(parts.values()), start, rtol=1e-3, atol=1e-3):
-        why = "the model scales or normalises them, or the cache has no hook_embed"
-        what = f"{model.cfg.architecture}: embeddings do not sum to what enters the first block"
-        raise Unsupported(f"{what}; {why}")
+        what = "embeddings, scaled or normalised, do not sum to what enters the first block"
+        raise Unsupported(f"{model.cfg.architecture}: {what}")
     return parts
 
 
 def embed(model, tokens: Int[Tensor, "pos"]) -> Float[Tensor, "pos d_model"]:
     """What the stream starts from, by the model's own layers: a row for each position."""
-    start = plain(model.embed)(tokens)
-    if not hasattr(model, "pos_embed"):
-        return start
-    return start + plain(model.pos_embed)(torch.arange(len(tokens), device=tokens.device))
+    start, positions = plain(model.embed)(tokens), torch.arange(len(tokens), device=tokens.device)
+    return start + plain(model.pos_embed)(positions) if hasattr(model, "pos_embed") else start
 
 
 def layer_norm(model) -> bool:
@@ -83,7 +80,7 @@ def query_key_value(
     softmax(q kᵀ / √d_head) over the past is the pattern, and pattern @ v is `z`. `positions [pos]`
     are those in `stream`, None for 0, 1, 2, …; `Unsupported` for a block not in `KNOWN`.
     Source: Su et al. 2021 (arXiv 2104.09864), rotary; Ainslie et al. 2023 (arXiv 2305.13245)."""
-    if why := unknown(model):
+    if why := unknown(model, 0 if positions is not None else stream.shape[1]):
         raise Unsupported(f"{model.cfg.architecture}: {why}")
     block = model.blocks[layer]
     x = plain(block.ln1)(stream)
@@ -99,14 +96,16 @@ def query_key_value(
     return q, k.repeat_interleave(shared, dim=1), v.repeat_interleave(shared, dim=1)
 
 
-def unknown(model) -> str | None:
-    """Why the model's blocks are none of `KNOWN`, or None."""
+def unknown(model, positions: int = 0) -> str | None:
+    """Why the model's blocks are none of `KNOWN`, on so many positions, or None."""
     if (kinds := KNOWN.get(model.cfg.architecture)) is None:
         return f"only these blocks are known: {', '.join(KNOWN)}"
     if any(_kinds(each) != kinds for each in model.blocks):
         return "a block, its attention or its MLP has been replaced"
     if _setting(model, "scale_attn_by_inverse_layer_idx"):
         return "attention is scaled by the layer's number"
+    if positions > (window := _setting(model, "sliding_window") or positions):
+        return f"it attends to no more than {window} positions"
     rope = (_setting(model, "rope_parameters") or {}).get("rope_type", "default")
     fixed = rope in ("default", "linear", "llama3")
     return None if fixed else f"its rotation ({rope}) depends on the length of the text"
@@ -130,11 +129,6 @@ def expect_plain_logits(model) -> None:
     else:
         why = "has a final norm that is not folded into W_U (load_model does if it can), or none"
     raise Unsupported(f"{model.cfg.architecture} {why}, so its logits are no sum; patch instead")
-
-
-def sees_all(model, positions: int) -> bool:
-    """Whether attention reaches back over so many positions (a sliding window may be shorter)."""
-    return positions <= (_setting(model, "sliding_window") or positions)
 
 
 def parallel(model) -> bool:

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Collection
 from concurrent.futures import Future, wait
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 from huggingface_hub import HfApi, constants, hf_hub_download, try_to_load_from_cache
@@ -16,7 +17,7 @@ from transformers.utils import logging as transformers_logging
 PROBE_SECONDS = 6  # for the hub's first answer
 STALL_SECONDS = 120  # for the next piece of a download; huggingface_hub writes pieces of 10 MB
 ADVICE = (
-    'The embedded model needs no network: load_model("tutorial-4l"), or unset TUTORIAL_MODEL. '
+    "The embedded model needs no network: load_model() with TUTORIAL_MODEL unset. "
     'A model on this machine: load_model("path/to/dir"), or TUTORIAL_MODEL=path/to/dir.'
 )
 _INDEX = "model.safetensors.index.json"  # names the shards; without it transformers finds none
@@ -40,12 +41,18 @@ def download(name: str) -> Path:
     """Fetch a model into the hub's cache; return its directory. ValueError where it is not known
     there or has no safetensors; ConnectionError for no answer in PROBE_SECONDS, or a standstill."""
     tried = f"{name!r}: no copy in {constants.HF_HUB_CACHE}; tried {constants.ENDPOINT}"
-    about = {"files_metadata": True, "timeout": 10}
     try:
-        info = watch(lambda: HfApi().model_info(name, **about), PROBE_SECONDS)
-        sizes = {file.rfilename: file.size or 0 for file in info.siblings or []}
+        ask = partial(HfApi().model_info, name, files_metadata=True, timeout=10)
+        sizes = {f.rfilename: f.size or 0 for f in watch(ask, PROBE_SECONDS).siblings or []}
         if not (missing := _missing(sizes)):
-            return _fetch(name, {f: sizes[f] for f in sizes if _WANTED.fullmatch(f)})
+            sizes = {file: size for file, size in sizes.items() if _WANTED.fullmatch(file)}
+            total = sum(sizes.values())
+            print(f"Fetching {name} from {constants.ENDPOINT}: {total / 1e6:.0f} MB, once.")
+            blobs = Path(constants.HF_HUB_CACHE, f"models--{name.replace('/', '--')}", "blobs")
+            # Weights last: a copy that has them is complete.
+            fetch = sorted(sizes, key=lambda file: file.endswith(".safetensors"))
+            work = map(partial(hf_hub_download, name), fetch)
+            return Path(watch(lambda: list(work), STALL_SECONDS, blobs, total)[-1]).parent
     except Exception as error:
         status = getattr(getattr(error, "response", None), "status_code", None)
         if status in (401, 403, 404):  # 401 is also its answer to names that do not exist
@@ -54,16 +61,6 @@ def download(name: str) -> Path:
         reason = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
         raise ConnectionError(f"{tried}, which failed ({reason}). {ADVICE}") from None
     raise ValueError(f"{name!r} on {constants.ENDPOINT} lacks {missing}. {ADVICE}")
-
-
-def _fetch(name: str, sizes: dict[str, int]) -> Path:
-    total = sum(sizes.values())
-    print(f"Fetching {name} from {constants.ENDPOINT}: {total / 1e6:.0f} MB, once.")
-    # Weights last: a copy that has them is complete.
-    wanted = sorted(sizes, key=lambda file: file.endswith(".safetensors"))
-    blobs = Path(constants.HF_HUB_CACHE, f"models--{name.replace('/', '--')}", "blobs")
-    paths = watch(lambda: [hf_hub_download(name, f) for f in wanted], STALL_SECONDS, blobs, total)
-    return Path(paths[-1]).parent
 
 
 def watch(work: Callable, seconds: float, folder: Path | None = None, total: int = 0):
@@ -78,16 +75,14 @@ def watch(work: Callable, seconds: float, folder: Path | None = None, total: int
         except Exception as error:
             future.set_exception(error)
 
-    def size() -> int:
-        with suppress(FileNotFoundError):  # a file renamed the moment it was finished
-            return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
-        return seen
-
     seen, since = 0, time.monotonic()
     threading.Thread(target=run, daemon=True).start()
     with tqdm(total=total, disable=not total, unit="B", unit_scale=1, leave=False, delay=1) as bar:
         while not wait([future], timeout=0.2).done:
-            if folder and (now := size()) != seen:
+            now, files = seen, folder.rglob("*") if folder else []
+            with suppress(FileNotFoundError):  # a file renamed the moment it was finished
+                now = sum(file.stat().st_size for file in files if file.is_file())
+            if now != seen:
                 bar.update(now - seen)
                 seen, since, seconds = now, time.monotonic(), max(seconds, STALL_SECONDS)
             elif time.monotonic() - since > seconds:
@@ -99,8 +94,9 @@ def missing_files(directory: Path) -> str:
     """Which of configuration, weights and tokenizer a directory lacks; "" where none."""
     names = {path.name for path in directory.iterdir() if path.is_file()}
     if _INDEX in names:
-        shards = set(json.loads((directory / _INDEX).read_text())["weight_map"].values())
-        names -= set() if shards <= names else {_INDEX}
+        with suppress(ValueError, KeyError):  # no JSON, which transformers tells
+            shards = json.loads((directory / _INDEX).read_text(encoding="utf-8"))["weight_map"]
+            names -= set() if set(shards.values()) <= names else {_INDEX}
     return _missing(names)
 
 

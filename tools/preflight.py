@@ -81,12 +81,12 @@ def check_model() -> str:
 
 def check_real() -> str:
     """The same for the real model, where it is; the notebooks run without it."""
-    from helpers import smollm2
+    from helpers.models import REAL
 
-    if not (where := smollm2.place()).is_dir():
-        fetch = f"`make real` ({PYTHON} -m helpers.models {smollm2.NAME})"
-        return f"{smollm2.NAME} is not here ({where}); {fetch} fetches 93 MB"
-    return _lesson(smollm2.NAME)
+    if not (where := REAL.place()).is_dir():
+        fetch = f"`make real` ({PYTHON} -m helpers.models {REAL.name})"
+        return f"{REAL.name} is not here ({where}); {fetch} fetches 93 MB"
+    return _lesson(REAL.name)
 
 
 def _lesson(name: str) -> str:

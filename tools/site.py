@@ -33,8 +33,8 @@ FIGURES = {
     "1. Changing": ("01", "resample"),
     "2. What put it there?": ("02", "pos"),
     "2. What the map depends on": ("02", "gate-picture"),
-    "3. Who speaks, on many prompts?": ("03", "rows-picture"),
     "3. Direct is not total": ("03", "ablation-grid"),
+    "3. Who speaks, on many prompts?": ("03", "rows-picture"),
     "4. How high is high?": ("04", "copy-picture"),
     "4. What is lost without them?": ("04", "sets"),
     "5. Read is not decided": ("05", "decides-picture"),
@@ -46,14 +46,12 @@ FIGURE = "application/vnd.plotly.v1+json"
 
 
 def executed(model: str) -> list[Path]:
-    """The notebooks executed on a model; run where a copy is missing or older than its source."""
+    """The notebooks executed on a model; run where a copy is missing or older than its sources."""
     sources = sorted((ROOT / "notebooks").glob("*.ipynb"))
     copies = [ROOT / folder(model) / source.name for source in sources]
-    fresh = [
-        c.exists() and c.stat().st_mtime > s.stat().st_mtime
-        for c, s in zip(copies, sources, strict=True)
-    ]
-    if not all(fresh):
+    made_by = [*sources, *(ROOT / "helpers").rglob("*.py")]
+    newest = max(path.stat().st_mtime for path in made_by)
+    if not all(copy.exists() and copy.stat().st_mtime > newest for copy in copies):
         environment = os.environ | {"TUTORIAL_MODEL": model}
         subprocess.run([sys.executable, "-m", "tools.run"], cwd=ROOT, env=environment, check=True)
     return copies

@@ -80,9 +80,8 @@ def supports(model, positions: int) -> bool:
     return (
         isinstance(model, TransformerBridge)
         and not model.training
-        and architecture.unknown(model) is None
+        and architecture.unknown(model, positions) is None
         and model.cfg.dtype in (torch.float32, torch.float64)
-        and architecture.sees_all(model, positions)
         and not getattr(model.original_model, "hf_device_map", None)  # spread over devices
         and type(plain(model.unembed)) is torch.nn.Linear
         and type(plain(model.ln_final)) is type(plain(model.blocks[0].ln1))

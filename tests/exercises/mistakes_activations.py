@@ -107,6 +107,7 @@ MISTAKES = {
         (*mean("resid[:, 1:].mean(1).norm(dim=-1)"), "the mean vector's"),
         (*mean("resid[:, 1:].square().sum(-1).mean(1)"), "squared length"),
         (*mean("torch.tensor([4.0, 3.0])"), "expected shape (1,)"),
+        (*mean("torch.tensor([4.0, 3.0])[: len(resid)]"), "you give 4"),
         ("mean_norm = 3.0", "expected a function"),
     ],
     "1.2": [
@@ -134,6 +135,7 @@ MISTAKES = {
         ("= 0.0", "= 1.0", "numbers differ"),
         (RUN, f"{ADDED}\n    return model(tokens)", "a hook stays on the model"),
         ("(tokens, fwd", "(tokens[:1], fwd", "expected shape"),
+        ("= 0.0", "= 0.1 if model.cfg.n_layers == 3 else 0.0", "not on another one"),
         ("def ablate_last(model, tokens, *_): return model(tokens)", "Nothing has changed"),
     ],
     "1.4": [
@@ -145,6 +147,7 @@ MISTAKES = {
         (RANDOM, f"{RANDOM}; {STAYS}", "a hook stays on the model"),
         (f"return {BEST}", BEST, "does it end in `return`?"),
         ("[..., 1:]", "[..., :1]", "over all queries"),
+        ("[..., 1:]", "[..., -1:]", "over all queries"),
         ("cfg.n_heads", "cfg.n_layers", "Right on this model"),
     ],
     "1.5": [
@@ -165,6 +168,7 @@ MISTAKES = {
         ("[:, 0, neurons]", "[:, :, neurons]", "removed at other positions, too"),
         ("    neurons =", "    layer = 0\n    neurons =", "step 2: you give"),
         ("topk(count)", "abs().topk(count)", "step 2: you give"),
+        ("= 0.0", "= 0.0 if model.cfg.n_layers > 3 else 0.1", "not on another one"),
     ],
     "1.6": [
         (PATTERN, PATTERN.replace("cache", "0 * cache") + " + 1", "the pattern is not in it"),

@@ -126,6 +126,7 @@ MISTAKES = {
         (" - model.W_U[:, giver]", "", "step 2: the giver is missing"),
         (GROUP, 'head % cache["v", layer].shape[2]', "this is another head's value"),
         (SAID, f"{SAID}.sum(-1)", "step 2: expected shape"),
+        (f"return {SAID}", f"{STAYS}\n    return {SAID}", "a hook stays on the model"),
         (TABLE, f"[[a, c, b] for a, b, c in {TABLE}]", "step 3: the giver's first and second"),
         ("sum(dim=1).mean()", "sum()", "step 3: the rows are summed"),
         (TABLE, f"{TABLE}[::-1]", "step 3: the two heads are swapped"),

@@ -19,6 +19,8 @@ MAP = "return lambda streams: streams + streams @ A + b"
 LOSS = "loss = decoded_kl(model, streams + streams @ A + b, output)"
 HALF = "(streams + streams @ A + b)[:, step % 2 :: 2], output[:, step % 2 :: 2]"
 THREE = "[decoded_kl(model, lens(held_out[0]), held_out[1]) for lens in lenses]"
+HELD = "    held = held_out[1][torch.randperm(len(held_out[1]))]\n    dealt ="
+PROMPT = "def early_prompt(model, bos): return "
 ADAM = "torch.optim.Adam([A, b], lr=1e-2)"
 
 RIGHT = {
@@ -50,7 +52,20 @@ RIGHT = {
         (LENGTH, "[max([i + 1 for i, r in enumerate(c) if r != 1], default=0) for c in ranks.T]"),
         *".double() .float() .numpy() .tolist()".split(),
     ],
-    "5.4": [f"early_prompt = {word!r} * {n}" for word in (" very", " no") for n in (8, 10, 12, 14)],
+    "5.4": [
+        *".numpy() .tolist() .int()".split(),
+        ("return prompt", "return prompt[0]"),
+        ("[token] * 12", "[token] * 5"),
+        ("range(model.cfg.d_vocab)", "reversed(range(model.cfg.d_vocab))"),
+        ("end.max() >= 0.5", "end[start.argmax()] > 0.6"),
+        """def early_prompt(model, bos):
+    rows = torch.arange(17)[:, None].repeat(1, 10)
+    rows[:, 0] = bos
+    end = model(rows)[:, -1].softmax(-1)
+    lens = model.unembed(model.ln_final(model.run_with_cache(rows)[1]["resid_pre", 0]))[:, -1]
+    agree = (lens.argmax(-1) == end.argmax(-1)) & (end.amax(-1) >= 0.5)
+    return rows[agree][:1]""",
+    ],
     "5.5": [
         (MEAN, "rows - rows.mean(1)[:, None]"),
         (MEAN, "torch.stack([row - row.mean(0) for row in rows])"),
@@ -121,6 +136,7 @@ MISTAKES = {
         (RANK, "rows.argsort(1, descending=True)[:, answer] + 1", "the place at which the token"),
         ("answer, None", "2, None", "use the argument `answer`"),
         ("sum(dim=1)", "sum()", "expected shape (3,)"),
+        ("rows > rows[:, answer, None]", "rows.round() > rows[:, answer, None].round()", "differ"),
         (RANK, "[2, 1, 6]", "use the argument `answer`"),
         ("return ", "", "`return`"),
     ],
@@ -135,14 +151,18 @@ MISTAKES = {
         (LENGTH, "[4, 8, 0, 8, 5]", "expected shape (2,)"),
     ],
     "5.4": [
-        ("early_prompt = 'The capital of Italy is'", "The two must be"),
-        ("early_prompt = ' very very'", "use at least 5"),
-        ("early_prompt = 'The Eiffel Tower is in the city of'", "The two must be"),
-        ("early_prompt = ' very'", "use at least 5"),
-        ("early_prompt = ['very'] * 8", "as a string"),
-        ("early_prompt = model.to_tokens(' very' * 8)", "as a string"),
-        ("early_prompt = None", "gives None"),
-        ("early_prompt = ' dog dog dog dog dog dog'", "not sure itself"),
+        (PROMPT + "[bos] + [model.to_single_token(' very')] * 12", "without a tokenizer"),
+        (PROMPT + "[bos] + [2] * 12", "right on the model at hand, not"),  # right on a toy as well
+        (PROMPT + "' very' * 12", "token ids, not a text"),
+        (PROMPT + "model.to_tokens('The capital of Italy is')[0]", "that it has just read"),
+        ("start.argmax() == end.argmax() and ", "", "The two must be"),
+        (" and end.max() >= 0.5", "", "not sure itself"),
+        ("[token] * 12", "[token] * 4", "use 5 to 20"),
+        ("[token] * 12", "[token] * 21", "use 5 to 20"),
+        ("return prompt", "return prompt[:, 1:]", "Begin the row with BOS"),
+        ("return prompt", "return prompt / 1", "one row of token ids"),
+        ("            return prompt", "            break", "gives None"),
+        ("    for token", f"    {STAYS}\n    for token", "a hook stays on the model"),
     ],
     "5.5": [
         ("mean(dim=1, keepdim", "mean(dim=-1, keepdim", "over the tok"),
@@ -155,6 +175,8 @@ MISTAKES = {
         (SHARE, SHARE.replace("dim=1", ""), "one number for each row"),
         (QUANTILE, "shares.mean(0)", "mean share of luck"),
         (QUANTILE, "shares.max(0).values", "95 % quantile between"),
+        (QUANTILE, "shares.quantile(0.95).expand(len(rows))", "one quantile for all rows"),
+        ("0.95", "0.9", "95 % quantile between"),
         ("answers[torch.randperm(len(answers))]", "answers", "the true answers"),
         (QUANTILE, "...", "right up to here; step 3 is still to do"),
         (
@@ -184,9 +206,16 @@ MISTAKES = {
         # trains on the held-out texts
         ("streams, output), train", "*held_out), train", "nothing carries over"),
         ("train(model, streams, dealt)]", "train(model, streams, output)]", "outputs were dealt"),
+        # the third made from the held-out texts, in whole and in part
+        (
+            [("streams, dealt)]", "held_out[0], held)]"), ("    dealt =", HELD)],
+            "how frequent each token is in the held-out texts",
+        ),
+        ("streams, dealt)]", "held_out[0], dealt)]", "your code stopped with"),
         (THREE, "[3.0, 0.1, 2.0]", "the first is the logit lens"),
         (THREE, "...", "right up to here; step 3 is still to do"),
-        ("streams, dealt)", "streams.flip(-1), output)", "The streams stay as they are"),
+        ("streams, dealt)", "streams.flip(-1), output)", "Streams stay as they are"),
+        ("train(model, streams, dealt)", "lambda x: 0 * x", "in the training texts it can learn"),
         ("    width =", f"    {STAYS}\n    width =", "a hook stays on the model"),
     ],
 }

@@ -120,6 +120,11 @@ MISTAKES = {
             "The wrong way round",
         ),
         ("return model.run", "model.run", "does it end in `return`"),
+        (
+            "def patch_cell(model",
+            "def patch_cell(net",
+            "your code stopped with",
+        ),  # the notebook's model
     ],
     "2.3": [
         ('def gate_kind(*_): return "or"', 'built as "and"'),
@@ -131,6 +136,8 @@ MISTAKES = {
         ([(f"{c}, metric)[layer", f"{c}, metric)[1") for c in ("cache", "other")], "entering"),
         ("model, clean, other", "model, corrupted, cache", '"neither"'),
         ("> 0.5", "> 1", "put it on the scale"),
+        ("> 0.5", "> 0.999", "More than *half* decides"),
+        ("> 0.5", "> 0.01", "More than *half* decides"),
         ("suffices.all() and spared.all()", "suffices[0] and spared[0]", "*both* places"),
         (IF_OR, "if spared.all():", "in both directions"),
         ("    restored", f"    {STAYS}\n    restored", "a hook stays on the model"),
@@ -144,9 +151,12 @@ MISTAKES = {
         (FOUND, "divmod(total.argmin().item(), 4)", "circuit is known"),
         ("    total = 0", f"    {STAYS}\n    total = 0", "a hook stays on the model"),
         ("[..., -1]", "[..., 0]", "break"),
-        ("in pairs", "in pairs[:1]", "Are all pairs in the mean"),
-        ("in pairs", "in pairs[-1:]", "Are all pairs in the mean"),
-        ("normalise(left, *ends)", "left", "each on its own scale"),
+        ("[..., -1]", ".sum(-1)", "over all positions; take the last"),
+        ("[..., -1]", "[..., -2:].mean(-1)", "the last two positions"),
+        ("[..., -1]", ".amin(-1)", "of a random model"),
+        ("in pairs", "in pairs[:1]", "This is the first pair's"),
+        ("in pairs", "in pairs[-1:]", "This is the last pair's"),
+        ("normalise(left, *ends)", "left", "each pair on its own scale"),
     ],
     "2.5": [
         (NEW, "...", "step 2 is still"),
@@ -165,6 +175,7 @@ MISTAKES = {
             "queries and keys see the change too",
         ),
         (NEW, NEW.replace("head]", "0]"), "another head's"),
+        (VALUES, f"{VALUES}[:, : model.W_V.shape[1]]", "your code stopped with"),  # shared values
         ("        return z\n", "", "nothing has changed"),
         ("(corrupted_tokens, fwd", "(corrupted_tokens * 0 + 1, fwd", "numbers differ"),
         (PATHED, f"{STAYS}\n    {PATHED}", "a hook stays on the model"),

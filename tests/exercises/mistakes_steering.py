@@ -18,6 +18,8 @@ CHANGE = "(steered - model(tokens))[:, 1:].flatten(0, 1)"
 MISSED = "(changed - guess).square().sum() / changed.square().sum()"
 SHARES = "explained(mine[1::2], constant), explained(mine, direct)"
 
+STAYS = "model.add_hook('ln_final.hook_in', lambda x, hook: x)"
+
 RIGHT = {
     "6.1": [
         (EACH, "torch.stack([x[1:].sum(0) / (len(x) - 1) for x in streams]).mean(0)"),
@@ -129,6 +131,7 @@ MISTAKES = {
         ("shape[1]", "shape[0]", "number of columns"),
         ("costs > budget", "costs >= budget", "is within it"),
         (PLACE, "(1, 2)", "differ"),
+        (KEPT, KEPT.replace("-torch.inf", "0"), "where all else is below 0"),
         (KEPT, "costs.masked_fill(costs > budget, 0)", "the most that the budget buys"),
     ],
     "6.5": [
@@ -151,6 +154,7 @@ MISTAKES = {
             "not on another one",
         ),
         ("(1 + len(null))", "10", "step 3: you give"),
+        ("return torch.stack(means)", f"{STAYS}; return torch.stack(means)", "a hook stays"),
     ],
     "6.6": [
         ("return change - change.mean(-1, keepdim=True)", "return change", "over the vocabulary"),
@@ -168,5 +172,7 @@ MISTAKES = {
         (SHARES, "explained(mine[1::2], constant)", "two numbers"),
         (SHARES, "...", "right up to here; step 3 is still to do"),
         ("mean(-1, keepdim=True)", "mean()", "one mean for all"),
+        ("    with steer(", f"    {STAYS}\n    with steer(", "a hook stays on the model"),
+        ("def changes(model", "def changes(net", "your code stopped with"),  # the notebook's model
     ],
 }

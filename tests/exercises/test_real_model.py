@@ -3,16 +3,16 @@
 import pytest
 from test_exercises import attempt, checks, code, each, entries, ids, solution, start
 
-from helpers import models, smollm2
+from helpers import models
 
 pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
 def real_model():
-    if not smollm2.place().is_dir():
-        pytest.skip(f"{smollm2.NAME} is not on this machine; `make real` fetches it")
-    return models.load_model(smollm2.NAME)
+    if not models.REAL.place().is_dir():
+        pytest.skip(f"{models.REAL.name} is not on this machine; `make real` fetches it")
+    return models.load_model(models.REAL.name)
 
 
 @each

@@ -83,6 +83,7 @@ def test_the_model_is_what_transformers_computes(name):
         *((name, {}, rf"{name}ForCausalLM: only these blocks are known: GPT2")
           for name in ("Bloom", "Gemma", "Mixtral", "Olmo2")),
         ("GPT2", {"scale_attn_by_inverse_layer_idx": True}, "scaled by the layer's number"),
+        ("Mistral", {"sliding_window": 2}, "it attends to no more than 2 positions"),
         ("Llama", {"rope_parameters": {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 1e4}},
          r"its rotation \(dynamic\) depends on the length of the text"),
     ],

@@ -14,11 +14,12 @@ from torch.testing import assert_close
 from transformer_lens import patching as theirs
 from transformer_lens.head_detector import detect_head
 from transformer_lens.tools.analysis import attribution_patch, logit_lens, logit_readout
-from transformer_lens.tools.analysis.interchange import random_init_bridge
+from transformer_lens.tools.analysis.interchange import mean_difference_basis, random_init_bridge
 
 from helpers import architecture, induction, patching
 from helpers.models import EMBEDDED_DIRECTORY, load_model
 from helpers.prompts import CAPITAL_PAIRS, tokenize
+from helpers.steering import steering_vector
 
 REAL = "smollm2-135m"
 
@@ -68,6 +69,17 @@ def test_their_readout_of_a_vector_is_the_norm_and_the_unembedding(it):
     near(logit_readout(it.model, wrote).values, by_hand)
     top = logit_readout(it.model, wrote, top_k=3).top_ids
     assert torch.equal(top, by_hand.topk(3).indices)
+
+
+def test_their_mean_difference_has_the_direction_of_our_steering_vector(it):
+    sides, name = ("I love it very much", "I hate it"), f"blocks.{it.last}.hook_resid_post"
+    caches = [it.model.run_with_cache(tokenize(it.model, side))[1] for side in sides]
+    streams = [cache[name][0, 1:] for cache in caches]  # [position, d_model], without BOS
+    labels = [side for side, stream in zip(sides, streams, strict=True) for _ in stream]
+    basis = mean_difference_basis(torch.cat(streams), labels)[:, 0]
+    ours = steering_vector(it.model, *sides, it.last)
+    sign = (basis @ ours).sign()  # which class comes first is theirs to choose
+    near(sign * basis, ours / ours.norm())
 
 
 def test_their_attribution_patching_is_ours(it):

@@ -84,10 +84,10 @@ def test_repeated_tokens_keep_a_place_each():
 
 
 def test_gaps_are_empty_and_zero_has_no_sign():
-    text = [["−0.00", "-0.0", "-0.01", "-1"], ["0.00", "a", "\n", "-"]]
+    text = [["−0.00", "-0.0", "+0", "-1"], ["0.00", "a", "\n", "-0.01"]]
     (trace,) = a_heatmap(np.where(VALUES == 2, np.nan, VALUES), text=text).data
-    assert list(trace.text[0]) == ["0.00", "0.0", "-0.01", "-1"]
-    assert list(trace.text[1]) == ["0.00", "", "\\n", "-"]
+    assert list(trace.text[0]) == ["0.00", "0.0", "0", "-1"]
+    assert list(trace.text[1]) == ["0.00", "", "\\n", "-0.01"]
     assert trace.z[1][1] is None or np.isnan(trace.z[1][1])
 
 

@@ -41,7 +41,8 @@ DRAWN = f"""number => [...document.querySelectorAll('{FIGURE}')].filter(figure =
 }}).length === number"""
 ERROR, SAID = (f'[data-mime-type="application/vnd.jupyter.{kind}"]' for kind in ("error", "stderr"))
 PANEL, BADGE = ".jp-WindowedPanel-outer", "<svg xmlns='http://www.w3.org/2000/svg'/>"
-HEIGHT = 1000
+UPLOAD = ".modebar-btn[data-title*='Share'], .modebar-btn[data-title*='loud']"
+CONTROL, HEIGHT = ".noUi-handle, .widget-dropdown select", 1000
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 pytestmark = [
@@ -147,12 +148,15 @@ def shoot(page, folder: Path) -> None:
         page.screenshot(path=folder / f"{i:02}.png")
 
 
-def choose(page, slider) -> None:
-    """Move a slider of `plots.explore` by keyboard, and wait until its picture is another."""
-    last = "slider => [...slider.closest('.jp-CodeCell').querySelectorAll('.jp-OutputArea-output')]"
-    shown = slider.evaluate_handle(f"{last}.at(-1)")
-    now, most = (slider.get_attribute(f"aria-value{which}") for which in ("now", "max"))
-    slider.press("ArrowLeft" if now == most else "ArrowRight")
+def choose(page, control) -> None:
+    """Choose another value in a control of `plots.explore`; wait until its picture is another."""
+    last = "e => [...e.closest('.jp-CodeCell').querySelectorAll('.jp-OutputArea-output')].at(-1)"
+    shown = control.evaluate_handle(last)
+    now, most = (control.get_attribute(f"aria-value{which}") for which in ("now", "max"))
+    if now is None:  # a menu
+        control.select_option(index=control.evaluate("menu => +!menu.selectedIndex"))
+    else:
+        control.press("ArrowLeft" if now == most else "ArrowRight")
     page.wait_for_function("shown => !shown.isConnected", arg=shown, timeout=30_000)
 
 
@@ -165,12 +169,13 @@ def test_every_figure_is_drawn_and_nothing_leaves_the_machine(lab, page, name):
     page.wait_for_function(FINISHED, timeout=300_000)
     figures = page.locator(FIGURE).count()
     page.wait_for_function(DRAWN, arg=figures, timeout=60_000)
-    for slider in page.locator(".noUi-handle").all():
-        choose(page, slider)
+    for control in page.locator(CONTROL).all():
+        choose(page, control)
     page.wait_for_function(DRAWN, arg=figures, timeout=60_000)
     shoot(page, ROOT / "build" / "screenshots" / name)
     assert page.locator(ERROR).count() == 0 and figures >= 4
     assert page.locator(SAID).count() == 0  # nor a red box, empty, where a bar was
+    assert page.locator(".modebar-btn").count() > 0 == page.locator(UPLOAD).count()
     assert page.left_machine == page.complaints == []
 
 

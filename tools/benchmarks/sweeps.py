@@ -23,7 +23,7 @@ import torch
 import transformer_lens.patching as library
 from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel
 
-from helpers import patching, smollm2
+from helpers import models, patching
 from helpers.engine import SITES, Cell
 from helpers.models import EMBEDDED_DIRECTORY, load_model
 from helpers.prompts import CITY_PAIRS, PairTokens
@@ -192,7 +192,7 @@ def main() -> None:
         (f"gpt2-small shape, {n}", small, random_pair(small, n), gpt2_small()) for n in (11, 20)
     ]
     cases.append(
-        (f"smollm2-135m, {lesson.clean.shape[1]}", real, lesson, smollm2.files(load_model))
+        (f"smollm2-135m, {lesson.clean.shape[1]}", real, lesson, models.REAL.files(load_model))
     )
     for case, model, tokens, path in cases:
         peers = started(path)

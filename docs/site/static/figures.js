@@ -1,14 +1,17 @@
 // Draws a plotly figure where it stands, once the page is loaded. A still picture has nothing but
 // its marks; on a narrow page the colour bar goes below, and on a slide a figure fills the screen.
 function draw(id, data, layout, still) {
-  const place = document.getElementById(id);
+  const place = document.getElementById(id), slide = document.body.className === "slides";
+  if (!still && !slide && data.some((trace) => trace.texttemplate)) // words in cells need room:
+    place.style.minWidth = `${layout.width ?? 620}px`; // a narrow page scrolls the figure
+  else delete layout.width;
   const small = place.clientWidth < 620;
   if (still) bare(data, layout);
   else if (small) narrow(data, layout);
   const menus = layout.updatemenus ?? [];
   if (menus.length) layout.margin.t -= 42; // the room that plotly's menu took
   delete layout.updatemenus;
-  if (document.body.className === "slides") layout.height = 0.86 * innerHeight;
+  if (slide) layout.height = 0.86 * innerHeight;
   // Plotly puts the first of several rows of a title above the frame.
   const lower = /<br>/.test(layout.title.text) ? 24 : 10;
   Object.assign(layout.title, { y: 1 - lower / layout.height, yref: "container", yanchor: "top" });
@@ -48,7 +51,8 @@ function narrow(data, layout) {
   const bar = data.some((trace) => trace.colorbar) ? 50 : 0;
   layout.font = { size: 11 };
   const label = layout.xaxis.title;
-  if (label?.text) label.text = label.text.replace(/(.{28}\S*) (?=.{8})/g, "$1<br>");
+  const words = label?.text?.replaceAll("<br>", " ");
+  if (words) label.text = words.replace(/(.{28}\S*) (?=.{8})/g, "$1<br>");
   layout.height += 20 * rows + bar;
   layout.margin = { ...layout.margin, l: 50, r: 12, b: layout.margin.b + 20 * rows + bar };
   const below = { orientation: "h", yref: "container", y: 0, yanchor: "bottom", thickness: 10 };
