@@ -32,8 +32,8 @@ def embeddings(model, cache) -> dict[str, Float[Tensor, "batch pos d_model"]]:
     parts = {key: cache[name] for key, name in names.items() if name in cache}
     start = cache["blocks.0.hook_resid_pre"]
     if not parts or not torch.allclose(sum(parts.values()), start, rtol=1e-3, atol=1e-3):
-        what = "embeddings, scaled or normalised, do not sum to what enters the first block"
-        raise Unsupported(f"{model.cfg.architecture}: {what}")
+        why = "scaled or normalised, or the cache has no hook_embed: no sum enters the first block"
+        raise Unsupported(f"{model.cfg.architecture}: embeddings are {why}")
     return parts
 
 
