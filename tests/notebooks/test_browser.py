@@ -150,8 +150,8 @@ def shoot(page, folder: Path) -> None:
 
 def choose(page, control) -> None:
     """Choose another value in a control of `plots.explore`; wait until its picture is another."""
-    last = "e => [...e.closest('.jp-CodeCell').querySelectorAll('.jp-OutputArea-output')].at(-1)"
-    shown = control.evaluate_handle(last)
+    shown = control.evaluate_handle("""e => [...e.closest('.jp-CodeCell').querySelectorAll(
+        '.jp-OutputArea-output:not([data-mime-type$="stdout"])')].at(-1)""")
     now, most = (control.get_attribute(f"aria-value{which}") for which in ("now", "max"))
     if now is None:  # a menu
         control.select_option(index=control.evaluate("menu => +!menu.selectedIndex"))
