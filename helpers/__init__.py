@@ -9,5 +9,4 @@ induction      4          scores of attention motifs on repeated tokens
 steering       6          a direction from contrast pairs, added while the model runs
 
 shared         metrics, prompts, models (hub, packaged), architecture, claims, plots, inputs
-not lessons    engine/ (how a sweep is computed), tutorial_4l/ (a model), findings/ (records);
-               nothing imports from notebooks or tools"""
+not lessons    engine/ (how a sweep is computed), tutorial_4l/ (a model), findings/ (records)"""

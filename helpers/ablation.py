@@ -27,9 +27,8 @@ def ablate(
     each head's mean over other texts, for *mean* ablation (Wang et al. 2022, arXiv 2211.00593); or
     the cache of another run of the same length, whose `z` is taken, for *resample* ablation (Chan
     et al. 2022, "Causal scrubbing"). `positions`: where, negative ones from the end of all rows,
-    padding included; None for all. The hooks are gone afterwards, also after an exception.
-    TypeError or ValueError for no head or position, one out of range, values that do not fit;
-    RuntimeError where the model did not run."""
+    padding included; None for all. The hooks are gone afterwards, also after an exception. A
+    TypeError or ValueError for what is empty, out of range or unfit; RuntimeError for no run."""
     those: dict[int, list] = {}  # by layer, (all rows, head)
     for each in inputs.expect_list("heads", heads, of="(layer, head)"):
         layer, head = inputs.expect_list("heads", each, of="ints, (layer, head)", size=2)

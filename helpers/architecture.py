@@ -113,8 +113,7 @@ def unknown(model, positions: int = 0) -> str | None:
 
 def expect_neurons(model, name: str) -> None:
     """The MLP whose activations have this name is one row of neurons; else `Unsupported`."""
-    experts = getattr(model.cfg, "num_experts", None)
-    if experts or name not in model.hook_dict:
+    if (experts := getattr(model.cfg, "num_experts", None)) or name not in model.hook_dict:
         why = f"a mixture of {experts} experts" if experts else f"has no {name}"
         raise Unsupported(f"{model.cfg.architecture}: {why}, so no one row of neurons writes")
 

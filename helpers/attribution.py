@@ -57,9 +57,9 @@ def attribute_logit_diff(
 def attribute_neurons(
     model, cache, layer: int, answer: Ids, distractor: Ids, mask: Mask = None
 ) -> Float[Tensor, "d_mlp"]:
-    """Split one MLP's share of the logit difference over its neurons, in nats, batch-averaged. A
-    neuron writes its activation times its row of W_out. Together with the MLP's output bias they
-    sum to `attribute_logit_diff(...).mlps[layer]`. Raises as that, and for a mixture of experts."""
+    """Split one MLP's share of the logit difference over its neurons, in nats, batch-averaged: each
+    writes its activation times its row of W_out. With the MLP's output bias they sum to
+    `attribute_logit_diff(...).mlps[layer]`. Raises as that, and for a mixture of experts."""
     layer = inputs.expect_int("layer", layer, 0, model.cfg.n_layers - 1)
     name, out = f"blocks.{layer}.mlp.hook_post", f"blocks.{layer}.hook_mlp_out"
     architecture.expect_neurons(model, name)

@@ -64,9 +64,9 @@ def download(name: str) -> Path:
 
 
 def watch(work: Callable, seconds: float, folder: Path | None = None, total: int = 0):
-    """Return `work()`, with a bar of the bytes in `folder` out of `total`; TimeoutError where
-    nothing has arrived for `seconds`, or later for STALL_SECONDS. An HTTP client's time-outs do not
-    cover name look-up; hence a thread, which when given up lingers until it fails itself."""
+    """Return `work()`, with a bar of the bytes in `folder` out of `total`; TimeoutError where none
+    arrive for `seconds`, later STALL_SECONDS. A thread, since an HTTP client's time-outs do not
+    cover name look-up; when given up it lingers until it fails itself."""
     future = Future()
 
     def run() -> None:

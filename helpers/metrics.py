@@ -1,6 +1,6 @@
-"""What to measure at the output: logit difference, rank, log-probability, divergence. Logits do not
-show which of them are at padding. Where rows differ in length, give the `mask` too: True or 1 where
-a token is none, as in `helpers.prompts.tokenize_batch` or an `attention_mask`, on either side."""
+"""What to measure at the output: logit difference, log-probability, divergence; and how sure a mean
+is. Logits do not show which of them are at padding: where rows differ in length, give the `mask`
+too, True or 1 where a token is none, as `helpers.prompts.tokenize_batch` or an `attention_mask`."""
 
 from collections.abc import Callable
 
@@ -14,6 +14,7 @@ Metric = Callable[[Float[Tensor, "rows pos d_vocab"]], Float[Tensor, "rows"]]
 Logits = Float[Tensor, "batch pos d_vocab"]
 Ids = Int[Tensor, "batch"]
 Rows = Float[Tensor, "*axes d_vocab"]
+Axes = Float[Tensor, "*axes"]
 Mask = Bool[Tensor, "batch pos"] | Int[Tensor, "batch pos"] | None
 
 
@@ -79,13 +80,6 @@ def normalise(value: Tensor, clean: Tensor | float, corrupted: Tensor | float) -
     return (value - low) / (high - low)
 
 
-def answer_rank(logits: Logits, answer: Ids, mask: Mask = None) -> Ids:
-    """The place of the answer among all tokens, after each row's last one; 1 is the most likely.
-    Tokens that tie with it are not counted before it. Raises as `logit_diff`."""
-    last = _last(logits, mask, answer=answer)
-    return (last > last.gather(1, answer[:, None])).sum(1) + 1
-
-
 def next_token_log_probs(
     logits: Logits, tokens: Int[Tensor, "batch pos"], mask: Mask = None
 ) -> Float[Tensor, "batch pos-1"]:
@@ -105,7 +99,7 @@ def next_token_log_probs(
     return found.where(real[:, :-1] & real[:, 1:], torch.nan)
 
 
-def kl_divergence(logits: Rows, other: Rows) -> Float[Tensor, "*axes"]:
+def kl_divergence(logits: Rows, other: Rows) -> Axes:
     """KL(P || Q) in nats, where P has these `logits` and Q has `other`'s; 0 where they agree: the
     sum of P (log P - log Q), in float32 at least. TypeError or ValueError where they are no
     floating-point numbers, differ in shape, or are not finite. Source: Kullback & Leibler 1951."""
@@ -116,11 +110,23 @@ def kl_divergence(logits: Rows, other: Rows) -> Float[Tensor, "*axes"]:
     return (log_p.exp() * (log_p - log_q)).sum(-1).clamp(min=0)  # rounding may dip below
 
 
-def entropy(logits: Rows) -> Float[Tensor, "*axes"]:
+def entropy(logits: Rows) -> Axes:
     """Entropy of the next-token distribution in nats: 0 is certain, log(d_vocab) knows nothing.
     Raises as `kl_divergence`. Source: Shannon 1948."""
     log_p = _log_softmax("logits", logits)
     return -(log_p.exp() * log_p).sum(-1)
+
+
+def mean_interval(values: Float[Tensor, "n *axes"]) -> tuple[Axes, Axes]:
+    """The mean over the first axis, and half of its 95 % interval, in the values' unit: Student's t
+    (by its expansion, within 1 %). Average first what belongs together, as a pair's two prompts.
+    Raises as `logit_diff`, also for fewer than 3. Source: Abramowitz & Stegun 1964, 26.7.5."""
+    inputs.expect_finite("values", values)
+    if not values.ndim or len(values) < 3:
+        raise ValueError(f"values: expected 3 or more, got {tuple(values.shape)}; add prompts")
+    v = len(values) - 1
+    t = 1.96 + 2.3723 / v + 2.8225 / v**2 + 2.5558 / v**3 + 1.5895 / v**4
+    return values.mean(0), t * values.std(0) / len(values) ** 0.5
 
 
 def _log_softmax(name: str, logits: Tensor) -> Tensor:

@@ -29,7 +29,6 @@ REAL = PackagedModel(  # SmolLM2-135M-Instruct, Apache-2.0; docs/smollm2-135m.md
 )
 # Nats by which log-probabilities may differ from plain transformers'; half precision rounds more.
 NEAR = {torch.float32: 1e-3, torch.float64: 1e-3, torch.float16: 0.5, torch.bfloat16: 3.0}
-# 5.24 hands a layer its key-value cache under a name that transformer_lens 4.3 does not read.
 GO_TOGETHER = "transformer_lens 4.3 goes with transformers>=5.9,<5.24"
 PARTS = ("hook_resid_post", "hook_attn_out", "attn.hook_pattern", "attn.hook_z", "hook_mlp_out")
 _HUB_NAME = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?", re.ASCII)  # "gpt2" or "owner/name"

@@ -130,8 +130,7 @@ def _shown(model, ids: Int[Tensor, "1 pos"]) -> str:
     return "|".join(model.tokenizer.batch_decode(ids[0][:, None]))
 
 
-# Under the tokenizers of tutorial-4l, GPT-2 and SmolLM2 the two sides of each pair have as many
-# tokens, and tutorial-4l knows every fact. The first pair is the lesson's own.
+# They line up under the tokenizers of tutorial-4l, GPT-2 and SmolLM2; the first is the lessons'.
 _KNOWN = json.loads((files("helpers") / "pairs.json").read_text("utf-8"))
 CITY_PAIRS = tuple(PromptPair(*pair) for pair in _KNOWN["cities"])
 CAPITAL_PAIRS = tuple(PromptPair(*pair) for pair in _KNOWN["capitals"])

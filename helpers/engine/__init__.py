@@ -1,8 +1,8 @@
 """How a sweep of `helpers.patching` is computed. A cell is one patched run; two engines give each:
 
 - `hooks`: all runs side by side as rows of one batch, patched by hooks; right on every model;
-- `sparse`: only the states that a patch has changed, by the model's own modules: an order of
-  magnitude less to compute; for blocks that `architecture` knows, not replaced and not hooked."""
+- `sparse`: only the states that a patch has changed, by the model's own modules: far less to
+  compute; for blocks that `architecture` knows, not replaced and not hooked."""
 
 from typing import NamedTuple
 

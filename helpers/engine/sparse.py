@@ -75,8 +75,7 @@ class Live:
 
 
 def supports(model, positions: int) -> bool:
-    """Whether `measure` computes what this model does: a known block, in float32 or float64, on one
-    device, without a hook of somebody else's."""
+    """Whether `measure` is right: a known block, float32 or float64, one device, nobody's hooks."""
     return (
         isinstance(model, TransformerBridge)
         and not model.training

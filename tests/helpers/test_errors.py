@@ -118,7 +118,7 @@ def pair_tokens(model, clean, corrupted, answer, distractor):
 
 
 HELPERS = [
-    metrics.logit_diff, metrics.answer_rank, metrics.next_token_log_probs, metrics.kl_divergence,
+    metrics.logit_diff, metrics.next_token_log_probs, metrics.kl_divergence,
     metrics.entropy, metrics.normalise, induction.repeated_tokens, induction.induction_scores,
     induction.duplicate_token_scores, induction.previous_token_scores, patching.patch_residual,
     patching.patch_blocks, patching.patch_heads, patching.patch_head_positions,

@@ -32,13 +32,11 @@ def test_metrics_of_the_answer_by_hand(batch, pos, d_vocab, dtype, seed):
     logits = drawn((batch, pos, d_vocab), seed, dtype)
     answer, distractor = (ids((batch,), seed + i, d_vocab) for i in (1, 2))
     difference = metrics.logit_diff(logits, answer, distractor)
-    rank = metrics.answer_rank(logits, answer)
-    assert difference.shape == rank.shape == (batch,) and difference.dtype == dtype
+    assert difference.shape == (batch,) and difference.dtype == dtype
     for row in range(batch):
         last = logits[row, pos - 1].double()
         expected = (last[answer[row]] - last[distractor[row]]).item()
         assert abs(difference[row].item() - expected) <= SLACK[dtype] * 3
-        assert rank[row] == 1 + sum(value > last[answer[row]] for value in last)
 
 
 @many
@@ -99,3 +97,21 @@ def test_shapes_are_checked_at_run_time_in_these_tests():
     """pytest's flag in pyproject.toml is at work: else all tests here would check less."""
     with pytest.raises(TypeError, match="Type-check error"):
         metrics.entropy(1.0)
+
+
+def test_the_interval_is_students():
+    """Worked by hand, t = 2.7764 for 4 degrees of freedom; and as often as it says it is right."""
+    values = torch.tensor([1.0, 2, 3, 4, 5], dtype=torch.float64)
+    mean, half = metrics.mean_interval(values)
+    assert mean == 3 and abs(half - 2.7764 * 2.5**0.5 / 5**0.5) < 2e-3
+    for n in (3, 8, 12):
+        mean, half = metrics.mean_interval(drawn((n, 20_000), n))
+        assert abs((mean.abs() < half).double().mean() - 0.95) < 0.005
+
+
+@pytest.mark.parametrize(
+    "bad", [torch.ones(2), torch.ones(2, 5), torch.full((3,), torch.nan)]
+)
+def test_no_interval_of_two_or_of_nan(bad):
+    with pytest.raises(ValueError, match="values: "):
+        metrics.mean_interval(bad)
