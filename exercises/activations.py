@@ -10,6 +10,7 @@ from exercises.grading import (
     compare,
     exercise,
     expect,
+    firm,
     on_model,
     place,
     second_model,
@@ -43,6 +44,8 @@ def mean_norm(attempt) -> None:
     }
     compare(answer(attempt, resid), [4.0, 3.0], mistakes)
     compare(answer(attempt, resid[1:, :3]), [2.0])  # another batch and length
+    longest = {"Leave out position 0, not the longest: it need not be that.": [4.0, 3.0]}
+    compare(answer(attempt, resid.flip(1)), lengths[:, :-1].mean(1), longest)
 
 
 class Only(dict):
@@ -59,7 +62,7 @@ class Only(dict):
 def rebuild(attempt, model) -> None:
     """The sum must be the stream after every block, on two models."""
     for each in (model, second_model(model)):
-        _, cache = _run(each)
+        _, cache = _run(each, "Italy", "France")
         layers, start = range(each.cfg.n_layers), cache["resid_pre", 0]
         both = {
             f"blocks.{i}.hook_{n}": cache[n, i] for i in layers for n in ("attn_out", "mlp_out")
@@ -146,7 +149,7 @@ def previous_token_head(attempt, model) -> None:
         )
     for each in (model, second_model(model)):
         for head in ((0, each.cfg.n_heads - 1), (each.cfg.n_layers - 1, 1)):
-            with each.hooks(fwd_hooks=_one_back(each.cfg.n_layers, *head)):
+            with firm(each, _one_back(each.cfg.n_layers, *head)):
                 got = place(answer(attempt, each), each)
             expect(
                 got == head,
@@ -227,9 +230,10 @@ def _expect_without_neurons(norm_without, model, layer: int, count: int) -> None
     }
     seen = []  # what later positions are while the learner's code runs
     watch = (f"blocks.{layer}.hook_resid_post", lambda x, hook: seen.append(x[0, 1:].clone()))
-    with model.hooks(fwd_hooks=[watch]):
+    with firm(model, [watch]):
         got = answer(norm_without, model, tokens, layer, count)
     compare(got, (stream[0] - gone).norm(), mistakes)
+    expect(bool(seen), "your run was not seen: do you take off hooks that are not yours?")
     expect(
         all(torch.allclose(rest, stream[1:], atol=1e-3) for rest in seen if len(rest) > 2),
         "position 0 is right, but the neurons are removed at other positions, too.",
@@ -290,8 +294,9 @@ def weigh(messages, position_0, model) -> None:
 # Second routes, and heads made to attend one back
 
 
-def _run(model) -> tuple[Tensor, object]:
-    tokens = model.to_tokens("The capital of Italy is", prepend_bos=True)
+def _run(model, *countries: str) -> tuple[Tensor, object]:
+    texts = [f"The capital of {country} is" for country in countries or ("Italy",)]
+    tokens = torch.cat([model.to_tokens(text, prepend_bos=True) for text in texts])
     return tokens, model.run_with_cache(tokens)[1]
 
 

@@ -102,12 +102,14 @@ def split_all(attempt) -> None:
 def unseen_head(attempt, model, tokens, right, contrast) -> None:
     """Second route: patches whose source has zeros before the last position. On this model, on a
     toy where the head that notes at the giver's second mention that the name was said before is
-    needed, and on a random one, where one row alone has another head."""
+    needed, and on a random one, where one row alone has another head, or the median of six."""
     network, other = toy.name_mover_network(), second_model(model)
     known = network, *toy.name_prompts()
-    rows = torch.randint(
-        1, model.cfg.d_vocab, (2, 3, 8), generator=torch.Generator().manual_seed(1)
-    ).to(tokens.device)
+    threes, six = (
+        torch.randint(1, model.cfg.d_vocab, (6, 8), generator=torch.Generator().manual_seed(seed))
+        for seed in (1, 2)
+    )
+    rows = [each.to(tokens.device) for each in (*threes.chunk(2), six)]
     assert _place(_lost(*known, slice(0, -1)).argmax(), network) == toy.REPEATED
     for where, each, *given in (
         ("", model, tokens, right, contrast),
@@ -144,13 +146,19 @@ def movers(find_heads, by_position, by_place, model, tokens, right, giver) -> No
     cases = [(model, given), (second_model(model), given), (network, toy.name_prompts())]
     ends = [_ends(_effects(each, *words).mean(0), each) for each, words in cases]
     assert ends[-1] == [toy.NAME_MOVER, toy.NEGATIVE]
-    for (each, words), best in zip(cases, ends, strict=True):
+    toy_tokens, name, gives = toy.name_prompts()
+    swapped = network, (toy_tokens, gives, name)  # where the opponent moves most
+    for (each, words), best in zip([*cases, swapped], [*ends, ends[-1][::-1]], strict=True):
         effects = _effects(each, *words)  # (batch, layer, head)
         one_word = _effects(each, *words[:2], None).mean(0)
         mistakes = {
             "the two are swapped: most for the name first.": best[::-1],
             "the giver is missing: take the name's logit minus the giver's.": _ends(one_word, each),
             "this is the first prompt's; take the mean over all.": _ends(effects[0], each),
+            "the first has the largest size; wanted is the most positive effect.": [
+                _place(effects.mean(0).abs().argmax(), each),
+                best[1],
+            ],
             "the second has the smallest effect, not the most negative one.": [
                 best[0],
                 _place(effects.mean(0).abs().argmin(), each),

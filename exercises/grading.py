@@ -19,7 +19,7 @@ from transformer_lens import ActivationCache
 from transformer_lens.model_bridge import TransformerBridge
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from exercises.session import FILE, keep, kept, stale
+from exercises.session import FILE, keep, solved, stale
 from helpers.architecture import Unsupported
 from helpers.claims import BROWN, GREEN, GREY, Verdict, checked
 
@@ -33,7 +33,6 @@ _LOOK = {
 
 _titles: dict[str, str] = {}  # every exercise imported so far, by number
 _tally: dict[str, str] = {}  # the latest status of each, in this kernel
-_solved: set[str] = set()  # solved once in this kernel; stays when tried again
 _tries: Counter[str] = Counter()  # wrong tries in this kernel
 
 
@@ -65,7 +64,7 @@ def exercise(number: str, title: str) -> Callable:
         def check(attempt, *given) -> None:
             status, text, notes = SOLVED, f"Exercise {number} ({title})", []
             try:
-                if older := stale():
+                if older := stale((attempt, *given)):
                     status, text = UNJUDGED, f"{text}: {older}"
                 elif attempt is ...:
                     raise Unsolved
@@ -87,8 +86,7 @@ def exercise(number: str, title: str) -> Callable:
             if status != UNJUDGED:
                 _tally[number] = status
             if status == SOLVED:
-                _solved.add(number)
-                keep(_solved)
+                keep(number)
             display(Verdict(*_LOOK[status], text, notes), metadata={"exercise": status})
 
         check.number, check.title = number, title
@@ -228,6 +226,18 @@ def _random(tokenizer, d_vocab: int, device: str) -> TransformerBridge:
 
 
 @contextmanager
+def firm(model: TransformerBridge, hooks: list[tuple[str, Callable]]) -> Iterator[None]:
+    """Within the `with` these hooks are on the model, also after the learner's `reset_hooks`."""
+    before = _hooks(model)
+    for name, hook in hooks:
+        model.add_hook(name, hook, is_permanent=True)
+    try:
+        yield
+    finally:
+        _take_off(model, before)
+
+
+@contextmanager
 def unchanged(model: TransformerBridge) -> Iterator[None]:
     """Within the `with` no hook and no changed weight is left on the model.
 
@@ -239,9 +249,7 @@ def unchanged(model: TransformerBridge) -> Iterator[None]:
     try:
         yield
     finally:
-        stays = _hooks(model) > hooks
-        if stays:
-            model.reset_hooks()
+        stays = _take_off(model, hooks)
     expect(
         not stays,
         "a hook stays on the model and changes every later run; `run_with_hooks`, or `with "
@@ -283,14 +291,16 @@ def progress(all: bool = False) -> None:
     What was solved in a notebook survives a restart of the kernel, by the file `.progress.json` in
     the notebook's folder, where one can be written.
     """
+    all = all or not _titles
     notebooks = {number.split(".")[0] for number in (_tally or list(_titles)[:1])}
     for module in iter_modules(import_module("exercises").__path__) if all else ():
         import_module(f"exercises.{module.name}")
     shown = [number for number in _titles if all or number.split(".")[0] in notebooks]
-    solved = _solved | kept()
-    print(f"{len(solved.intersection(shown))} of {len(shown)} exercises solved")
+    done = solved()  # once solved it stays so, also when tried again
+    print(f"{len(done.intersection(shown))} of {len(shown)} exercises solved")
     for number in sorted(shown, key=lambda n: [int(part) for part in n.split(".")]):
-        status = SOLVED if number in solved else _tally.get(number, UNSOLVED)
+        wrong = WRONG if _tally.get(number) == WRONG else UNSOLVED
+        status = SOLVED if number in done else wrong
         print(f"  {number}  {_LOOK[status][0]}: {_titles[number]}")
     if not all:
         print(f"All six notebooks: progress(all=True). To start again, delete {FILE}.")
@@ -307,8 +317,21 @@ def _copied(given):
     return given.clone() if isinstance(given, torch.Tensor) else given
 
 
-def _hooks(model: TransformerBridge) -> int:
-    return sum(len(point.fwd_hooks) + len(point.bwd_hooks) for point in model.hook_dict.values())
+def _hooks(model: TransformerBridge) -> list:
+    points = model.hook_dict.values()
+    return [handle for point in points for handle in point.fwd_hooks + point.bwd_hooks]
+
+
+def _take_off(model: TransformerBridge, kept: list) -> bool:
+    """Take every hook off that is not among `kept`, permanent ones too; whether there was one."""
+    known = set(map(id, kept))
+    new = [handle for handle in _hooks(model) if id(handle) not in known]
+    for handle in new:
+        handle.hook.remove()
+    for point in model.hook_dict.values():
+        point.fwd_hooks = [handle for handle in point.fwd_hooks if id(handle) in known]
+        point.bwd_hooks = [handle for handle in point.bwd_hooks if id(handle) in known]
+    return bool(new)
 
 
 def _numbers(given) -> torch.Tensor:

@@ -69,7 +69,7 @@ def induction_cells(attempt) -> None:
 @exercise("4.2", "A threshold from the null")
 def above_null(attempt) -> None:
     """Made-up scores around a null that has one high head in one row."""
-    scores = torch.tensor([[0.08, 0.10, 0.33, 0.34], [0.12, 0.35, 0.05, 0.50], [0.38, 0.9, 0, 0.2]])
+    scores = torch.tensor([[0.08, 0.1, 0.33, 0.34], [0.12, 0.35, 0.05, 0.5], [0.352, 0.9, 0, 0.2]])
     null = torch.full((4, 3, 4), 0.01)
     null[0, 1, 0], null[2, 0, 3], null[3, 2, 2] = 0.06, 0.35, 0.15
 

@@ -22,7 +22,7 @@ from helpers.architecture import centre, layer_norm, scale
 def decode_stream(attempt, model) -> None:
     """Second route: put the stream in place of what leaves the last block, and run on."""
     for each in (model, _head("LN"), _head("RMS")):
-        tokens = torch.randint(1, each.cfg.d_vocab, (1, 5), generator=_seeded())
+        tokens = torch.randint(1, each.cfg.d_vocab, (2, 5), generator=_seeded())
         tokens = tokens.to(model.cfg.device)
         last = f"blocks.{each.cfg.n_layers - 1}.hook_resid_post"
         stream = each.run_with_cache(tokens)[1][last] + 1  # its mean is not 0, as a raw one's
@@ -84,35 +84,40 @@ def rank_of(attempt) -> None:
     fixed = {"Right for token 2 only; use the argument `answer`.": [2, 1, 6]}
     compare(answer(attempt, rows, 0), [1, 4, 1], fixed)
     tied = "Tokens with exactly the answer's logit stand beside it, not before it."
-    got = answer(attempt, torch.tensor([[1.0, 1, 1, 0], [3.0, 1, 1, 1]]), 2)
-    compare(got, [1, 2], {tied: [3, 4], f"{tied} Sorting puts one first.": [3, 3]})
+    dense = "Tokens above the answer count one by one, also where they have the same logit."
+    got = answer(attempt, torch.tensor([[1.0, 1, 1, 0], [3.0, 1, 1, 1], [3.0, 3, 1, 0]]), 2)
+    mistakes = {tied: [3, 4, 3], f"{tied} Sorting puts one first.": [3, 3, 3], dense: [1, 2, 2]}
+    compare(got, [1, 2, 3], mistakes)
 
 
 @exercise("5.3", "First, and first for good")
 def settled_after(attempt) -> None:
-    """Ranks by hand: found and lost, never, always, lost at the end, found late."""
+    """Ranks by hand: found and lost, never, always, lost at the end, found late, lost late."""
     ranks = [[9, 1, 1, 4, 1, 1, 1, 1], [3, 2, 2, 2, 2, 2, 2, 2], [1] * 8]
-    ranks += [[5, 1, 1, 1, 1, 1, 1, 2], [8, 6, 3, 2, 7, 1, 1, 1]]
+    ranks += [[5, 1, 1, 1, 1, 1, 1, 2], [8, 6, 3, 2, 7, 1, 1, 1], [1, 1, 1, 1, 5, 3, 1, 1]]
     first = "This is the first row with rank 1; 9 1 1 4 1 1 1 1 should give 4: it is lost again."
     never = "Not first in the last row means never settled: give the number of rows, 8."
     mistakes = {
-        first: [1, 0, 0, 1, 5],
-        f"{first} ": [1, 8, 0, 1, 5],
-        f"{first}  ": [1, 8, 0, 8, 5],
-        "Off by one: this is the last row in which it is not yet first.": [3, 7, 0, 7, 4],
-        "Off by one: where it is first from the start, that is row 0.": [3, 7, -1, 7, 4],
-        "Off by one: the row at which the stay starts, not the next.": [5, 9, 1, 9, 6],
-        "This is how many rows the last stretch has, not where it starts.": [4, 0, 8, 0, 3],
-        "These are all rows with rank 1; a stretch ends where it is lost.": [6, 0, 8, 6, 3],
+        first: [1, 0, 0, 1, 5, 0],
+        f"{first} ": [1, 8, 0, 1, 5, 0],
+        f"{first}  ": [1, 8, 0, 8, 5, 0],
+        "Off by one: this is the last row in which it is not yet first.": [3, 7, 0, 7, 4, 5],
+        "Off by one: where it is first from the start, that is row 0.": [3, 7, -1, 7, 4, 5],
+        "Off by one: the row at which the stay starts, not the next.": [5, 9, 1, 9, 6, 7],
+        "This is how many rows the last stretch has, not where it starts.": [4, 0, 8, 0, 3, 2],
+        "These are all rows with rank 1; a stretch ends where it is lost.": [6, 0, 8, 6, 3, 6],
         "You count rows wherever they stand; a stretch ends where the rank is not 1.": (
-            [2, 8, 0, 2, 5]
+            [2, 8, 0, 2, 5, 2]
         ),
-        f"{never} You give 0.": [4, 0, 0, 0, 5],
-        f"{never} You give 7.": [4, 7, 0, 7, 5],
-        f"{never} You give -1.": [4, -1, 0, -1, 5],
-        "Rank 1 in every row means 0 blocks.": [4, 8, 8, 8, 5],
+        f"{never} You give 0.": [4, 0, 0, 0, 5, 6],
+        f"{never} You give 7.": [4, 7, 0, 7, 5, 6],
+        f"{never} You give -1.": [4, -1, 0, -1, 5, 6],
+        "The last stretch counts, not a long one before it; 1 1 1 1 5 3 1 1 should give 6.": (
+            [4, 8, 0, 8, 5, 0]
+        ),
+        "Rank 1 in every row means 0 blocks.": [4, 8, 8, 8, 5, 6],
     }
-    compare(answer(attempt, torch.tensor(ranks).T), [4, 8, 0, 8, 5], mistakes)
+    compare(answer(attempt, torch.tensor(ranks).T), [4, 8, 0, 8, 5, 6], mistakes)
     compare(answer(attempt, torch.tensor([[2, 1], [1, 1], [1, 3]])), [1, 3])
 
 
@@ -262,7 +267,9 @@ def tuned_lens(decoded_kl, train, three_lenses, model) -> None:
         logits, cache = model.run_with_cache(tokens.to(model.cfg.device))
         given = cache["resid_pre", model.cfg.n_layers - 1], logits.log_softmax(-1)
         _expect_kl(decoded_kl, model, *given)
-        _expect_kl(decoded_kl, _head("LN"), *_texts(_head("LN"), turned=1, seed=3))
+    for head in map(_head, ("LN", "RMS")):
+        with step(1, first=False):
+            _expect_kl(decoded_kl, head, *_texts(head, turned=1, seed=3))
     for norm in ("LN", "RMS"):
         head = _head(norm)
         seen, held_out = (_texts(head, turned=1, seed=seed) for seed in (0, 1))
@@ -283,8 +290,9 @@ def tuned_lens(decoded_kl, train, three_lenses, model) -> None:
                 texts = _texts(head, turned=1, seed=0, shift=before)
                 others = _texts(head, turned=1, seed=1, texts=30, shift=after)
                 _expect_three(answer(three_lenses, head, texts, others), head, texts, others, most)
-            turned = _texts(head, turned=2, seed=2)  # of another kind: nothing carries over
-            _, tuned, _ = value(answer(three_lenses, head, seen, turned), like=torch.zeros(3))
+            # Many, of another kind: nothing carries over, and a few texts do not hide a leak.
+            few, turned = _texts(head, turned=1, seed=0, texts=4), _texts(head, 2, 2, texts=60)
+            _, tuned, _ = value(answer(three_lenses, head, few, turned), like=torch.zeros(3))
             expect(
                 tuned > _best_guess(turned[1]) / 2,
                 "on held-out texts to which nothing carries over your tuned lens looks good: it "

@@ -66,30 +66,44 @@ def contrast(attempt) -> None:
     }
     compare(answer(attempt, more, fewer), right, mistakes)
     compare(answer(attempt, [b], [a]), points[1] - points[0])
+    longest = {"Leave out position 0, not the longest of a prompt.": points[1] - points[0]}
+    compare(answer(attempt, [b.flip(0)], [a]), b[:2].mean(0) - points[0], longest)
 
 
 @exercise("6.2", "Push the last position only")
 def steer_last(attempt, model) -> None:
     """Second route: a run with the finished stream put in its place; on two models."""
-    for each, tokens in _both(model):
-        layer = each.cfg.n_layers // 2
-        site = f"blocks.{layer}.hook_resid_post"
-        _, cache = each.run_with_cache(tokens, names_filter=[site, "blocks.0.hook_resid_pre"])
-        vector = _direction(each, cache[site])
-        stream = cache[site]
+    for each, row in _both(model):
+        tokens = torch.cat([row, torch.cat([row[:, :1], row[:, 1:].flip(1)], 1)])
+        for layer in (0, each.cfg.n_layers - 1):
+            vector, right, mistakes = _pushes(each, tokens, layer)
+            with on_model(each is model):
+                compare(answer(attempt, each, tokens, vector, layer), right, mistakes, 1e-3)
 
-        def run(edited, each=each, tokens=tokens, at=site):
-            return each.run_with_hooks(tokens, fwd_hooks=[(at, lambda x, hook: edited.to(x))])
 
-        at_last = torch.zeros_like(stream)
-        at_last[:, -1] = vector
-        replaced = stream.clone()
-        replaced[:, -1] = vector
-        mistakes = {
+def _pushes(model, tokens, layer: int) -> tuple[Tensor, Tensor, Callable]:
+    """A vector, the logits with it at the last position, and those of known mistakes."""
+    site, before = (f"blocks.{layer}.hook_resid_{where}" for where in ("post", "pre"))
+    _, cache = model.run_with_cache(tokens, names_filter=[site, before])
+    stream, vector = cache[site], _direction(model, cache[site])
+    at_last = torch.zeros_like(stream)
+    at_last[:, -1] = vector
+
+    def run(edited, at=site):
+        return model.run_with_hooks(tokens, fwd_hooks=[(at, lambda x, hook: edited.to(x))])
+
+    def mistakes() -> dict[str, Tensor]:
+        replaced = torch.cat([stream[:, :-1], at_last[:, -1:]], 1)
+        first_row = torch.cat([at_last[:1], 0 * at_last[1:]])
+        to_second = at_last.roll(2 - tokens.shape[1], 1)
+        return {
             "Nothing has changed: does the hook return the edited tensor, and do you run with "
             "it?": run(stream),
             "The vector is added at every position: write to `stream[:, -1]`.": run(
                 stream + vector
+            ),
+            "The vector is added in the first row only; all rows are to be steered.": run(
+                stream + first_row
             ),
             "The stream is replaced by the vector: add it (`+=`), do not set it.": run(replaced),
             "The vector is subtracted: the sign is swapped.": run(stream - at_last),
@@ -98,18 +112,14 @@ def steer_last(attempt, model) -> None:
                 stream + at_last / vector.norm()
             ),
             "The vector is added at position 1, not at the last one: index -1 of axis 1.": run(
-                stream + at_last.roll(2 - tokens.shape[1], 1)
+                stream + to_second
+            ),
+            f"You add to the stream *entering* block {layer}, not to the one after it.": run(
+                cache[before] + at_last, at=before
             ),
         }
-        if layer:
-            before = f"blocks.{layer}.hook_resid_pre"
-            entering = each.run_with_cache(tokens, names_filter=before)[1][before]
-            mistakes[
-                f"You add to the stream *entering* block {layer}, not to the one after it."
-            ] = run(entering + at_last, at=before)
-        with on_model(each is model):
-            got = answer(attempt, each, tokens, vector, layer)
-            compare(got, run(stream + at_last), mistakes, 1e-3)
+
+    return vector, run(stream + at_last), mistakes
 
 
 @exercise("6.3", "The price of a push")
@@ -170,29 +180,30 @@ def best_within(attempt) -> None:
     compare(answer(attempt, effects, costs, 0.5), [1, 2], dearest)
     compare(answer(attempt, effects[:, :2], costs[:, :2], 0.02), [1, 0])
     compare(answer(attempt, effects[:2].T, costs[:2].T, 4.0), [3, 0])
-    dear = {"What is too dear must not win where all else is below 0: `-torch.inf`, not 0.": [0, 3]}
-    compare(answer(attempt, -effects[:2], costs[:2], 0.5), [0, 0], dear)
+    dear = {"What is too dear must not win where all else is below 0: `-torch.inf`, not 0.": [0, 0]}
+    compare(answer(attempt, -effects[:2].flip(1), costs[:2].flip(1), 0.5), [0, 3], dear)
 
 
 @exercise("6.5", "A null of unrelated differences")
 def unrelated_null(prompt_means, differences, p_value, model) -> None:
     """Step by step: means on two models, differences and p-value on numbers known by hand."""
     for each, rows in _both(model):
-        layer = each.cfg.n_layers - 1
         rows = [rows, rows[:, :-2]]  # of unequal lengths
-        site = f"blocks.{layer}.hook_resid_post"
-        streams = [each.run_with_cache(row, names_filter=site)[1][site][0] for row in rows]
-        entering = f"blocks.{layer}.hook_resid_pre"
-        before = [each.run_with_cache(row, names_filter=entering)[1][entering][0] for row in rows]
-        mistakes = {
-            "BOS is counted: start the mean at position 1.": _rows(streams, 0),
-            "this is the stream that enters the block: `hook_resid_post`.": _rows(before, 1),
-            "this is the last position alone: mean over all but BOS.": torch.stack(
-                [stream[-1] for stream in streams]
-            ),
-        }
-        with step(1, each is model):
-            compare(answer(prompt_means, each, rows, layer), _rows(streams, 1), mistakes, 1e-3)
+        caches = [each.run_with_cache(row)[1] for row in rows]
+        for layer in (0, each.cfg.n_layers - 1):
+            before, streams = (
+                [cache[name, layer][0] for cache in caches] for name in ("resid_pre", "resid_post")
+            )
+            mistakes = {
+                "BOS is counted: start the mean at position 1.": _rows(streams, 0),
+                "this is the stream that enters the block: `hook_resid_post`.": _rows(before, 1),
+                "this is the last position alone: mean over all but BOS.": torch.stack(
+                    [stream[-1] for stream in streams]
+                ),
+            }
+            with step(1, each is model):
+                got = answer(prompt_means, each, rows, layer)
+                compare(got, _rows(streams, 1), mistakes, 1e-3)
 
     means = torch.tensor([[3.0, 0, 0], [0, 4, 0], [0, 0, 12], [3, 0, 5]])
     pairs = [(0, 1), (0, 2), (0, 3), (1, 2), (1, 3), (2, 3)]

@@ -97,14 +97,14 @@ SUBJECT_AT, RELAY_AT, LAST = 1, 2, 3  # positions
 READ_SUBJECT, READ_RELAY = (1, 0), (1, 1)  # (layer, head)
 
 
-def gate(alone: float = 1.0) -> TransformerBridge:
+def gate(alone: float = 1.0, relay: float | None = None) -> TransformerBridge:
     """A fact in two places that the last token reads, by two heads: an OR or an AND of them.
 
     The prompt is `gate_prompt(fact)`. Head 0.0 copies the fact from the subject to the relay. So
     entering layer 1 both places hold it. There head 1.0 reads the subject and head 1.1 the relay,
     from the last position, and two neurons a fact join what they read: both places give the whole
-    answer, and one alone the share `alone` of it: 1 is an OR, 0 an AND, 0.6 and 0.4 are nearly
-    neither. Entering layer 1, against a prompt with `NO_FACT`:
+    answer, and one alone the share `alone` of it (the relay `relay`, where it is given): 1 is an
+    OR, 0 an AND, 0.6 and 0.4 are nearly neither. Entering layer 1, against a prompt with `NO_FACT`:
 
               patch clean into one place    patch no fact into one place
         or    suffices                      breaks nothing: neither is needed
@@ -139,10 +139,13 @@ def gate(alone: float = 1.0) -> TransformerBridge:
     put(model, "head.weight", LOGIT * facts @ torch.eye(18)[said])
     for layer in range(2):
         put_attention(model, layer, q[layer], k[layer], v[layer], o[layer])
-    both = torch.eye(18)[seen] + torch.eye(18)[also_seen]  # (fact, d_model): how many places say it
-    put(model, "layers.1.mlp.fc_in.weight", torch.cat([both, both]))
+    relay = alone if relay is None else relay
+    one, other = torch.eye(18)[seen], torch.eye(18)[also_seen]  # (fact, d_model)
+    reads = torch.cat([alone * one + relay * other, one + other])
+    put(model, "layers.1.mlp.fc_in.weight", reads)
     put(model, "layers.1.mlp.fc_in.bias", torch.tensor([0.0, 0.0, -1.0, -1.0]))
-    gives = torch.tensor([alone, alone, 1 - 2 * alone, 1 - 2 * alone])  # the last where both say it
+    rest = 1 - alone - relay  # the last two neurons are on where both places say it
+    gives = torch.tensor([1, 1, rest, rest])
     put(model, "layers.1.mlp.fc_out.weight", torch.eye(18)[said].T.repeat(1, 2) * gives)
     return model
 

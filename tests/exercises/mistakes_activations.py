@@ -22,6 +22,7 @@ BEST = "divmod(one_back.mean((1, 3)).argmax().item(), model.cfg.n_heads)"
 SHARE = "writes @ total / total.square().sum()"
 POST = 'cache["post", layer][0, 0][:, None]'
 GONE = "neuron_shares(model, cache, layer).topk(count).indices"
+OTHERS = ("[:, 0, neurons]", "[:, :, neurons]")
 
 VALUES = 'query_key_value(model, layer, cache["resid_pre", layer])[2][0]'
 STORED = 'cache["v", layer][0].transpose(0, 1)'
@@ -66,6 +67,7 @@ RIGHT = {
         (f"return {BEST}", f"return list({BEST})"),
         (f"return {BEST}", f"return torch.tensor({BEST})"),
         ("(8, 40)", "(3, 30)"),
+        (RANDOM, f"model.reset_hooks()\n    {RANDOM}"),
         ("one_back.mean((1, 3))", "one_back.double().sum(3).mean(1)"),
         (BACK, "patterns.flip(-1).flip(-1).diagonal(-1, -2, -1)[..., 1:]"),
         (BEST, "(one_back.mean((1, 3)) == one_back.mean((1, 3)).max()).nonzero()[0].tolist()"),
@@ -106,6 +108,7 @@ MISTAKES = {
         (*mean("resid[:, 1:].norm(dim=-1).sum(1)"), "not their mean"),
         (*mean("resid[:, 1:].mean(1).norm(dim=-1)"), "the mean vector's"),
         (*mean("resid[:, 1:].square().sum(-1).mean(1)"), "squared length"),
+        (*mean("resid.norm(dim=-1).sort(1).values[:, :-1].mean(1)"), "not the longest"),
         (*mean("torch.tensor([4.0, 3.0])"), "expected shape (1,)"),
         (*mean("torch.tensor([4.0, 3.0])[: len(resid)]"), "you give 4"),
         ("mean_norm = 3.0", "expected a function"),
@@ -119,7 +122,8 @@ MISTAKES = {
         (REBUILD + 'cache["resid_post", layer]', "not to be read"),
         (REBUILD + 'cache.cache["resid_post", layer]', "no attribute 'cache'"),
         ("stream = start", 'stream = cache["resid_pre", 0]', "not to be read"),
-        ("return stream", "return stream[:, -1]", "expected shape"),
+        ("return stream", "return stream[:1]", "expected shape"),
+        ("stream = start", "stream = start * (start.shape[-1] != 48)", "not on another one"),
         (REBUILD + "start / 0 * 0", "NaN"),
         (REBUILD + "undefined", "your code stopped with"),
     ],
@@ -165,7 +169,7 @@ MISTAKES = {
         ("topk(count)", "topk(count, largest=False)", "smallest share"),
         ("[0, 0].norm()", "[0].norm()", "norm over all positions"),
         ("with model.hooks(", f"{STAYS}\n    with model.hooks(", "a hook stays on the model"),
-        ("[:, 0, neurons]", "[:, :, neurons]", "removed at other positions, too"),
+        ([(f" = {GONE}", f" = {GONE}; model.reset_hooks()"), OTHERS], "at other positions, too"),
         ("    neurons =", "    layer = 0\n    neurons =", "step 2: you give"),
         ("topk(count)", "abs().topk(count)", "step 2: you give"),
         ("= 0.0", "= 0.0 if model.cfg.n_layers > 3 else 0.1", "not on another one"),

@@ -17,6 +17,7 @@ BY_HOOK = """def unseen_head(model, tokens, answer, contrast):
             after = model.run_with_hooks(tokens, fwd_hooks=hooks)
             lost[layer, head] = -logit_diff(after, answer, contrast).mean()
     return divmod(lost.argmax().item(), model.cfg.n_heads)"""
+ONE, WORST = "one = gap(model(row[None]))", ", gap)\n        lost = lost.maximum(one)"
 
 MOVER, OPPONENT = "divmod(effect.argmax().item(), heads)", "divmod(effect.argmin().item(), heads)"
 ENDS = f"{MOVER}, {OPPONENT}"
@@ -108,6 +109,7 @@ MISTAKES = {
         (HEAD, f"{HEAD} if {STAYS} is None else 0", "stays on the model"),
         ("def unseen_head(model, tokens, answer, contrast): return None", "gives None"),
         ("lost -= patch", "lost = -patch", "averaged over all prompts"),
+        ([("lost -= patch", f"{ONE} - patch"), (", gap)", WORST)], "averaged over all prompts"),
         ("== len(row) - 1", ">= len(row) - 2", "every position but the last"),
         (HEAD, HEAD.replace("heads", "layers"), "of a random model"),
     ],
@@ -118,6 +120,7 @@ MISTAKES = {
         (ENDS, "effect.argmax(), effect.argmin()", "step 1: return (layer, head)"),
         (ENDS, f"{MOVER}, divmod(effect.abs().argmin().item(), heads)", "step 1"),
         (ENDS, "(1, 0), (1, 1)", "step 1"),
+        ("effect.argmax", "effect.abs().argmax", "the first has the largest size"),
         (MOVED, "v", "step 2: every position counts"),
         (SAID, 'cache["pattern", layer][:, head, -1]', "step 2: this is where the head attends"),
         (ALONG, ALONG.removesuffix(" / last"), "step 2: the final scale is forgotten"),
@@ -135,6 +138,7 @@ MISTAKES = {
     "3.4": [
         (LOST, f"-({LOST})", "step 1: the sign is swapped"),
         (LOST, f"({LOST}).mean()", "step 1: this is one number"),
+        (LOST, f"({LOST}) * (model.cfg.n_layers != 3)", "not on another one"),
         ("torch.stack(means)", "0.0", "step 1: zeros stand"),
         ("(means), positions=[-1]", "(means)", "they are ablated at every"),
         ("(model, heads, torch", "(model, heads[:1], torch", "step 1: only the first head"),

@@ -18,11 +18,10 @@ WITHOUT = "ablate(model, [(layer, head)])"
 
 STREAM = 'cache["resid_post", 0][:, 1]'
 WRITES = "stream @ ov.A @ ov.B @ model.W_U"
-SHARE = "(rank <= k).float().mean()"
+SHARE = "((logits > own).sum(dim=1) < k).float().mean()"
 TEXT = "torch.cat([bos[None], tokens])[None]"
 TILED = "model.W_V[place[0], place[1] % model.W_V.shape[1]]"
 VALUE = "model.W_V[place[0], place[1] * model.W_V.shape[1] // model.cfg.n_heads]"
-RANK = "1 + (logits > own).sum(dim=1)"
 
 GROUPS = "shared.repeat_interleave(n_heads // len(shared), dim=0)"
 FORMULA = "(qk @ ov.T).norm() / (qk.norm() * ov.norm())"
@@ -63,15 +62,12 @@ RIGHT = {
     ],
     "4.4": [
         *".item() .double()".split(),
-        (SHARE, "(rank <= k).numpy().mean()"),
+        (SHARE, SHARE.replace("float()", "numpy()")),
         (STREAM, "cache['resid_post', 0][:, -1].clone()"),
         (WRITES, "torch.einsum('td,de,ev->tv', stream, ov.AB, model.W_U)"),
         (WRITES, "stream.double() @ ov.A.double() @ ov.B.double() @ model.W_U.double()"),
         (WRITES, f"stream @ {VALUE} @ model.W_O[place] @ model.W_U"),
-        [
-            (RANK, "(logits.argsort(dim=1, descending=True) == tokens[:, None]).int().argmax(1)"),
-            ("rank <= k", "rank < k"),
-        ],
+        ("(logits > own).sum(dim=1)", "(-logits).argsort(1).argsort(1).gather(1, tokens[:, None])"),
     ],
     "4.5": [
         (GROUPS, "torch.stack([shared[i * len(shared) // n_heads] for i in range(n_heads)])"),
@@ -102,6 +98,7 @@ MISTAKES = {
     ],
     "4.2": [
         ("null.max()", "0.3", "bare threshold of 0.3"),
+        ("null.max()", "null.max() + 0.005", "what is above it is not"),
         ("null.max()", "null.amax(dim=0)", "its own null only"),
         ("null.max()", "null.mean(dim=0).max()", "averaged before the maximum"),
         ("null.max()", "null[0].max()", "first row"),
@@ -123,16 +120,14 @@ MISTAKES = {
         (SECOND, "[:, :n].mean()", "This is the first copy"),
         (SECOND, "[:, n + 1 :].sum(1).mean()", "This is a sum"),
         (SECOND, "[0, n + 1 :].mean()", "first row alone"),
+        (SECOND, "[:, 10:].mean()", "not on another one"),
         (WITHOUT, "ablate(model, [(layer, head)], positions=[-1])", "The last predicts nothing"),
         ("return grid", "return grid * 0", "Nothing changes"),
         ("return grid", "return grid[0]", "expected shape"),
         ("return grid", f"{STAYS}\n    return grid", "a hook stays on the model"),
     ],
     "4.4": [
-        (
-            [("hook_resid_post", "hook_resid_pre"), ('resid_post", 0', 'resid_pre", 0')],
-            "the embedding",
-        ),
+        ([("_resid_post", "_resid_pre"), ('"resid_post', '"resid_pre')], "the embedding"),
         (STREAM, STREAM[:-2] + "0]", "step 1: this is position 0"),
         ([("blocks.0.", "blocks.1."), ('post", 0]', 'post", 1]')], "the stream after block 1"),
         (STREAM, f"model.run_with_cache({TEXT})[1]['resid_post', 0][0, 1:]", "in one text"),
@@ -141,11 +136,11 @@ MISTAKES = {
         (WRITES, "stream @ ov.A @ ov.B", "step 2: this is what the head writes"),
         ("model.OV[place]", "model.OV[place[0], 0]", "step 2: this is head 0"),
         (WRITES, "...", "step 2 is still to do"),
-        ("rank <= k", "rank < k", "step 3: off by one"),
-        ("rank <= k", "rank <= 5", "step 3: this is what another `k` gives"),
+        ("< k", "< k - 1", "step 3: off by one"),
+        ("< k", "< 5", "step 3: this is what another `k` gives"),
         (".float().mean()", ".float().sum()", "step 3: this is a number of tokens"),
         ("logits > own", "logits < own", "step 3: this counts from the lowest"),
-        ("rank <= k", "rank > k", "step 3: this is the share outside"),
+        ("< k", ">= k", "step 3: this is the share outside"),
         ("    ov =", f"    {STAYS}\n    ov =", "a hook stays on the model"),
     ],
     "4.5": [
@@ -156,11 +151,7 @@ MISTAKES = {
         ("qk @ ov.T", "qk @ ov", "step 2: W_OV is not transposed"),
         ("qk @ ov.T", "qk.T @ ov", "step 2: this joins the later head's queries"),
         (FORMULA, f"({FORMULA}) ** 2", "step 2: this is the squared score"),
-        (
-            "(qk.norm() * ov.norm())",
-            "(w_q.norm() * w_k.norm() * w_v.norm() * w_o.norm())",
-            "step 2: divide by the sizes of W_QK and W_OV",
-        ),
+        ("(qk.norm() * ov.norm())", "(w_q.norm() * w_k.norm() * w_v.norm() * w_o.norm())", "W_QK"),
         (FORMULA, "...", "step 2 is still to do"),
         (KEY, "weights.W_K[layer, head % len(weights.W_K[layer])]", "the later head's key"),
         ("w_v[j]", "weights.W_V[i, j % len(weights.W_V[i])]", "the earlier heads' value"),

@@ -8,8 +8,8 @@ LAST = (
 )
 STAYS = "model.add_hook('ln_final.hook_in', lambda x, hook: x)"
 RANK = "(rows > rows[:, answer, None]).sum(dim=1) + 1"
-STAY = "stay = (ranks == 1).flip(0).cumprod(0).sum(0)  # its length, for each prompt"
 LENGTH = "len(ranks) - stay"
+IN_A_ROW = "((ranks == 1) & (ranks.roll(-1, 0) == 1) & (ranks.roll(-2, 0) == 1))"
 MEAN = "rows - rows.mean(dim=1, keepdim=True)"
 CHOSEN = "ids[beneath(rows)[..., ids].argmax(dim=-1)]"
 SHARE = "(chosen(rows, answers) == answers).float().mean(dim=1)"
@@ -20,8 +20,11 @@ LOSS = "loss = decoded_kl(model, streams + streams @ A + b, output)"
 HALF = "(streams + streams @ A + b)[:, step % 2 :: 2], output[:, step % 2 :: 2]"
 THREE = "[decoded_kl(model, lens(held_out[0]), held_out[1]) for lens in lenses]"
 HELD = "    held = held_out[1][torch.randperm(len(held_out[1]))]\n    dealt ="
+BOTH = "*(torch.cat([a, b]) for a, b in zip(training, held_out))"
+LAYER_NORM = "model.unembed(torch.layer_norm(streams, streams.shape[-1:]))"
 PROMPT = "def early_prompt(model, bos): return "
 ADAM = "torch.optim.Adam([A, b], lr=1e-2)"
+TRAINS_HEAD = ADAM.replace("b]", "b, *model.requires_grad_(True).parameters()]")
 
 RIGHT = {
     "5.1": [
@@ -43,10 +46,7 @@ RIGHT = {
         *".double() .numpy() .tolist()".split(),
     ],
     "5.3": [
-        [
-            (STAY, "steps = torch.arange(1, len(ranks) + 1)[:, None]"),
-            (LENGTH, "((ranks != 1).int() * steps).max(0).values"),
-        ],
+        (LENGTH, "((ranks != 1).int() * torch.arange(1, len(ranks) + 1)[:, None]).max(0).values"),
         (LENGTH, "((ranks != 1).flip(0).cumsum(0) > 0).sum(0)"),
         (LENGTH, "len(ranks) - sum((ranks[row:] == 1).all(0) for row in range(len(ranks)))"),
         (LENGTH, "[max([i + 1 for i, r in enumerate(c) if r != 1], default=0) for c in ranks.T]"),
@@ -92,14 +92,8 @@ RIGHT = {
             ("model.ln_final(streams)", "model.ln_final(streams.float())"),
         ],
         [  # a module instead of two tensors
-            (
-                "A = torch.zeros(width, width, device=streams.device, requires_grad=True)",
-                "M = torch.nn.Linear(width, width); M.weight.data.zero_(); M.bias.data.zero_()",
-            ),
-            (
-                "b = torch.zeros(width, device=streams.device, requires_grad=True)",
-                "A, b = M.parameters()",
-            ),
+            ("A = torch", "M = torch.nn.Linear(width, width)\n        A = torch"),
+            ("optimizer =", "A, b = M.parameters(); A.data *= 0; b.data *= 0\n        optimizer ="),
             (LOSS, "loss = decoded_kl(model, streams + M(streams), output)"),
             ("A, b = A.detach(), b.detach()", "A, b = A.detach().T, b.detach()"),
         ],
@@ -109,23 +103,15 @@ RIGHT = {
 MISTAKES = {
     "5.1": [
         (HEAD, "model.unembed(stream)", "norm is missing"),
-        (  # right on one model only
-            HEAD,
-            "(lambda x: x / (x.square().mean(-1, True) + model.cfg.eps).sqrt())"
-            "(stream - stream.mean(-1, True)) @ model.W_U + model.b_U",
-            "RMSNorm does not centre",
-        ),
+        (HEAD, f"torch.layer_norm(stream, stream.shape[-1:]) {OUT}", "not on another one"),
         (HEAD, "model.ln_final(stream) @ model.W_U", "bias is missing"),
         (HEAD, f"{HEAD}.softmax(-1)", "These are probabilities"),
         (HEAD, f"{HEAD}.log_softmax(-1)", "These are log-probabilities"),
         (HEAD, f"stream / (stream.square().mean(-1, True) + 1e-5).sqrt() {OUT}", "centres first"),
-        (
-            HEAD,
-            f"(x := centre(model, stream)) / x.square().mean().sqrt() {OUT}",
-            "One scale for the whole",
-        ),
+        (HEAD, f"(x := centre(model, stream)) / x.square().mean().sqrt() {OUT}", "One scale for"),
         (HEAD, f"centre(model, stream) / stream.std(-1)[..., None] {OUT}", "divides by one less"),
         (HEAD, "model.ln_final(stream)", "expected shape"),
+        (HEAD, HEAD.replace("stream", "stream[:1]"), "expected shape"),
         ("return ", f"{STAYS}; return ", "a hook stays on the model"),
         ("(model, stream):", "(_, stream, model=model):", "your code stopped with"),
     ],
@@ -138,6 +124,7 @@ MISTAKES = {
         ("sum(dim=1)", "sum()", "expected shape (3,)"),
         ("rows > rows[:, answer, None]", "rows.round() > rows[:, answer, None].round()", "differ"),
         (RANK, "[2, 1, 6]", "use the argument `answer`"),
+        (RANK, "[len({x for x in r.tolist() if x >= r[answer]}) for r in rows]", "one by one"),
         ("return ", "", "`return`"),
     ],
     "5.3": [
@@ -145,10 +132,11 @@ MISTAKES = {
         (LENGTH, "stay", "how many rows the last stretch has"),
         (LENGTH, "(ranks != 1).any(0) * (len(ranks) - 1 - stay)", "Off by one"),
         (LENGTH, "(ranks != 1).sum(0)", "wherever they stand"),
-        (LENGTH, "(ranks != 1).any(1).sum(0)", "expected shape (5,)"),
+        (LENGTH, "(ranks != 1).any(1).sum(0)", "expected shape (6,)"),
         (LENGTH, "(len(ranks) - stay) % len(ranks)", "never settled"),
         (LENGTH, "len(ranks) - stay % len(ranks)", "means 0 blocks"),
-        (LENGTH, "[4, 8, 0, 8, 5]", "expected shape (2,)"),
+        (LENGTH, "[4, 8, 0, 8, 5, 6]", "expected shape (2,)"),
+        (LENGTH, f"torch.where(ranks[-1] == 1, {IN_A_ROW}.int().argmax(0), 8)", "not a long one"),
     ],
     "5.4": [
         (PROMPT + "[bos] + [model.to_single_token(' very')] * 12", "without a tokenizer"),
@@ -179,11 +167,7 @@ MISTAKES = {
         ("0.95", "0.9", "95 % quantile between"),
         ("answers[torch.randperm(len(answers))]", "answers", "the true answers"),
         (QUANTILE, "...", "right up to here; step 3 is still to do"),
-        (
-            "randperm(len(answers))",
-            "randint(len(answers), answers.shape)",
-            "is each answer dealt once",
-        ),
+        ("randperm(len(answers))", "randint(len(answers), answers.shape)", "answer dealt once"),
         ("[..., ids].argmax", "[..., ids].abs().argmax", "not the largest size"),
     ],
     "5.6": [
@@ -195,22 +179,15 @@ MISTAKES = {
         ("range(300)", "range(2)", "Is the whole of `A` trained"),
         (MAP, "return lambda streams: streams + b", "step 2"),
         ("with torch.enable_grad():", "if True:", "your code stopped with"),
-        (  # trains the model's head as well
-            [
-                (ADAM, ADAM.replace("b]", "b, *model.requires_grad_(True).parameters()]")),
-                ("backward(inputs=[A, b])", "backward()"),
-            ],
-            "stays changed",
-        ),
+        ([(ADAM, TRAINS_HEAD), ("backward(inputs=[A, b])", "backward()")], "stays changed"),
         ("lens(held_out[0]), held_out[1])", "lens(streams), output)", "held-out"),
         # trains on the held-out texts
         ("streams, output), train", "*held_out), train", "nothing carries over"),
+        ("streams, output), train", f"{BOTH}), train", "nothing carries over"),
+        ("model.unembed(model.ln_final(streams))", LAYER_NORM, "not on another one"),
         ("train(model, streams, dealt)]", "train(model, streams, output)]", "outputs were dealt"),
         # the third made from the held-out texts, in whole and in part
-        (
-            [("streams, dealt)]", "held_out[0], held)]"), ("    dealt =", HELD)],
-            "how frequent each token is in the held-out texts",
-        ),
+        ([("streams, dealt)]", "held_out[0], held)]"), ("    dealt =", HELD)], "how frequent"),
         ("streams, dealt)]", "held_out[0], dealt)]", "your code stopped with"),
         (THREE, "[3.0, 0.1, 2.0]", "the first is the logit lens"),
         (THREE, "...", "right up to here; step 3 is still to do"),

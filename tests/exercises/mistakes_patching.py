@@ -2,27 +2,35 @@
 
 SCALED = "(value - corrupted) / (clean - corrupted)"
 LINE = "stream[:, position] = cache[name][:, position]"
+BACK = "stream[:, position] = old[:, position]"
 ADDED = "model.add_hook(name, patch)"
 RUN = "return model.run_with_hooks(prompt, fwd_hooks=[(name, patch)])"
 LAST = 'return "neither" if suffices.any() or spared.any() else "and"'
 IF_OR = "if suffices.all() and spared.all():"
 SCORES = "suffices, spared = (normalise(values, *ends) > 0.5 for values in (restored, left))"
+MEANS = (SCORES, "means = [normalise(values, *ends).mean() for values in (restored, left)]")
+IF_AND = 'return "and" if max(means) < 0.49 else "neither"'
 RESTORED = "patching.patch_residual(model, corrupted, cache, metric)[layer, places]"
 
 FOUND = "divmod(total.argmin().item(), model.cfg.n_heads)"
+LISTED = ("total += normalise(left, *ends)", "total = [*(total or []), normalise(left, *ends)]")
+LIST = "torch.stack(total)"
 
 CHANGE = 'clean_cache["z", layer] - corrupted_cache["z", layer]'
 WRITES = "change[:, :, head] @ model.W_O[layer, head]"
 STREAM = 'corrupted_cache["resid_pre", layer]'
 VALUES = "_, _, v = query_key_value(model, layer, stream)"
 NEW = 'corrupted_cache["pattern", layer][:, head] @ v[:, head]'
+SENT = ("= new_z(model, corrupted_cache, change, receiver)", "= clean_cache['z', layer][:, :, 1]")
 PATHED = "return model.run_with_hooks(corrupted_tokens, fwd_hooks=hooks)"
 
 STAYS = "model.add_hook('ln_final.hook_in', lambda x, hook: x)"
 SHARE = "share = (torch.arange(steps, device=clean.device)[:, None] + 0.5) / steps"
+EXACT = "patching.patch_residual(model, tokens, clean_cache, metric)"
 MOVE = "points[:, position] += share * way"
 MEAN = "(slopes @ way).mean()"
 GRADIENT = "return torch.autograd.grad(metric(logits).sum(), points)[0]"
+MIDDLE = "layer = model.cfg.n_layers // 2"
 
 RIGHT = {
     "2.1": [
@@ -39,6 +47,7 @@ RIGHT = {
         (RUN, "with model.hooks(fwd_hooks=[(name, patch)]):\n        return model(prompt)"),
         (RUN, f"{ADDED}\n    logits = model(prompt)\n    model.reset_hooks()\n    return logits"),
         (LINE, "stream[0, position] = cache[name][0, position]"),
+        (LINE, LINE.replace("position", "position : position + 1")),
         (LINE, "stream[:, position].copy_(cache[name][:, position])"),
     ],
     "2.3": [
@@ -114,17 +123,9 @@ MISTAKES = {
         ("{layer}", "0", "do you use the arguments"),
         (LINE, LINE.replace("position", "4"), "do you use the arguments"),
         (RUN, "model.add_hook(name, patch)\n    return model(prompt)", "a hook stays on the model"),
-        (
-            LINE,
-            f"old, stream = stream, 1 * cache[name]\n        {LINE.replace('cache[name]', 'old')}",
-            "The wrong way round",
-        ),
+        (LINE, f"old, stream = stream, 1 * cache[name]\n        {BACK}", "The wrong way round"),
         ("return model.run", "model.run", "does it end in `return`"),
-        (
-            "def patch_cell(model",
-            "def patch_cell(net",
-            "your code stopped with",
-        ),  # the notebook's model
+        ("cell(model", "cell(net", "your code stopped with"),  # the notebook's model
     ],
     "2.3": [
         ('def gate_kind(*_): return "or"', 'built as "and"'),
@@ -140,6 +141,7 @@ MISTAKES = {
         ("> 0.5", "> 0.01", "More than *half* decides"),
         ("suffices.all() and spared.all()", "suffices[0] and spared[0]", "*both* places"),
         (IF_OR, "if spared.all():", "in both directions"),
+        ([MEANS, (IF_OR, "if min(means) > 0.5:"), (LAST, IF_AND)], "not the mean"),
         ("    restored", f"    {STAYS}\n    restored", "a hook stays on the model"),
     ],
     "2.4": [
@@ -157,6 +159,9 @@ MISTAKES = {
         ("in pairs", "in pairs[:1]", "This is the first pair's"),
         ("in pairs", "in pairs[-1:]", "This is the last pair's"),
         ("normalise(left, *ends)", "left", "each pair on its own scale"),
+        ([LISTED, (FOUND, FOUND.replace("total", f"{LIST}.median(0).values"))], "the median"),
+        ([LISTED, (FOUND, FOUND.replace("total", f"{LIST}.amin(0)"))], "one pair alone"),
+        (FOUND, FOUND.replace("total.argmin", "(total - 5).abs().argmax"), "of a random model"),
     ],
     "2.5": [
         (NEW, "...", "step 2 is still"),
@@ -179,12 +184,9 @@ MISTAKES = {
         ("        return z\n", "", "nothing has changed"),
         ("(corrupted_tokens, fwd", "(corrupted_tokens * 0 + 1, fwd", "numbers differ"),
         (PATHED, f"{STAYS}\n    {PATHED}", "a hook stays on the model"),
-        (
-            "    def patch(z, hook):\n        z = z.clone()",
-            "    layer, head = sender\n    def patch(z, hook):\n"
-            "        z[:, :, head] = clean_cache['z', layer][:, :, head]\n        return z",
-            "the sender's output itself",
-        ),
+        ("cache, sender)\n\n", "cache, (layer - 1, sender[1]))\n\n", "step 3"),
+        ("receiver\n    change", "model.cfg.n_layers - 1, receiver[1]\n    change", "step 3"),
+        ([SENT, ("receiver\n    change", "sender\n    change")], "the sender's output itself"),
     ],
     "2.6": [
         ("torch.stack(estimates)", "...", "step 2 is still"),
@@ -197,12 +199,10 @@ MISTAKES = {
         (MEAN, f"-{MEAN}", "the sign"),
         (MOVE, "pass", "attribution patching"),
         (MOVE, "points += share[:, None] * (clean - corrupted)", "all positions move together"),
-        (
-            SHARE,
-            "exact = patching.patch_residual(model, tokens, clean_cache, metric)[layer]\n"
-            f"    return exact - metric(model(tokens))\n    {SHARE}",
-            "not an estimate",
-        ),
+        (SHARE, f"return {EXACT}[layer] - metric(model(tokens)); {SHARE}", "not an estimate"),
         (SHARE, f"{STAYS}; {SHARE}", "hook stays"),
+        ("    points = points.", f"    {MIDDLE}\n    points = points.", "step 1"),
+        ("    corrupted, clean", f"    {MIDDLE}\n    corrupted, clean", "step 2"),
+        (MEAN, f"{MEAN} * (model.cfg.n_layers != 3)", "not on another one"),
     ],
 }

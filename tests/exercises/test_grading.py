@@ -21,7 +21,7 @@ GRID = torch.tensor([[0.25, -3.0, 1000.0], [0.5, 7.0, 2.0]])
 def untouched(monkeypatch):
     for name in ("_titles", "_tally"):
         monkeypatch.setattr(grading, name, {})
-    monkeypatch.setattr(grading, "_solved", set())
+    monkeypatch.setattr("exercises.session._unwritten", set())
     grading._tries.clear()
 
 
@@ -193,6 +193,12 @@ SESSION = [  # cells, and what each prints
     ("check(f)", "✔ Solved"),
     ("f = (", "SyntaxError"),
     ("f = 3; check(f)", "expected a function, got int"),  # the cell at hand makes a new one
+    ("if True:\n    def f(x): retrun x", "SyntaxError"),
+    ("check(f)", "`f` failed with SyntaxError; nothing was judged"),
+    ("def f(x):\n    return [twice(y) for y in x]\ndef twice(y): return 2 * y", ""),
+    ("check(f)", "✔ Solved"),
+    ("def twice(y): return y +", "SyntaxError"),  # a helper in a cell of its own
+    ("check(f)", "`twice` failed with SyntaxError; nothing was judged"),
     (INNER, ""),
     ("check(f)", "your code stopped with RuntimeError"),
 ]
@@ -219,6 +225,8 @@ def test_progress_survives_a_restart_until_its_file_is_deleted(session, tmp_path
     assert "1 of 1" in session("check(lambda x: ...)", "check(lambda x: x)", "progress()")[-1]
     (tmp_path / ".progress.json").unlink()
     assert "0 of 1" in session("check(lambda x: ...)", "progress()")[-1]
+    begun_again = session(cells[0], "import os; os.remove('.progress.json')", "progress()")[-1]
+    assert "0 of 1" in begun_again and "Not solved yet" in begun_again
     (tmp_path / ".progress.json").mkdir()  # where nothing was kept; now nothing can be written
     assert "1 of 1" in session("check(lambda x: x + x)", "progress()")[-1]
 
@@ -235,9 +243,14 @@ def test_a_hook_or_a_weight_that_stays_is_told_and_the_hook_taken_off(model):
     tokens = model.to_tokens("The capital of Italy is", prepend_bos=True)
     with unchanged(model):
         model.run_with_hooks(tokens, fwd_hooks=[("ln_final.hook_in", lambda x, hook: 2 * x)])
-    with pytest.raises(Wrong, match="a hook stays on the model"), unchanged(model):
-        model.add_hook("ln_final.hook_in", lambda x, hook: x)
-    assert not any(point.has_hooks() for point in model.hook_dict.values())
+    for for_good in (False, True):
+        with grading.firm(model, [("hook_embed", lambda x, hook: 0 * x)]):
+            silent = model(tokens)
+            with pytest.raises(Wrong, match="a hook stays on the model"), unchanged(model):
+                model.reset_hooks()
+                model.add_hook("ln_final.hook_in", lambda x, hook: x, is_permanent=for_good)
+            assert torch.equal(model(tokens), silent)
+        assert not any(point.has_hooks() for point in model.hook_dict.values())
     weight = next(model.parameters())
     try:
         with pytest.raises(Wrong, match="stays changed"), unchanged(model):
