@@ -96,42 +96,43 @@ def ablate_last(attempt, model) -> None:
     for each, text in ((model, "The capital of"), (second_model(model), "The capital city of")):
         texts = [f"{text} {country} is" for country in ("Italy", "France")]
         tokens = torch.cat([each.to_tokens(text, prepend_bos=True) for text in texts])
-        n_layers, n_heads = each.cfg.n_layers, each.cfg.n_heads
-        for layer, head in ((0, n_heads - 1), (n_layers - 1, 0)):
-            plain = each(tokens)
-            right = _without(each, tokens, layer, [head])
-            mistakes = {
-                "All heads of the layer are ablated: axis 2 of z chooses the head.": (
-                    _without(each, tokens, layer, range(n_heads))
-                ),
-                f"This is another head than {layer}.{head}.": (
-                    _without(each, tokens, layer, [(head + 1) % n_heads])
-                ),
-                f"This is another layer than {layer}.": (
-                    _without(each, tokens, n_layers - 1 - layer, [head])
-                ),
-                "The head is halved, not removed.": _without(each, tokens, layer, [head], 0.5),
-                "One prompt of the batch only; there are two.": torch.stack(
-                    [right[0], 0 * right[1]]
-                ),
-                "One prompt of the batch only; there are two. ": (
-                    torch.stack([0 * right[0], right[1]])
-                ),
-            }
+        run = each.run_with_cache(tokens)
+        for layer, head in ((0, each.cfg.n_heads - 1), (each.cfg.n_layers - 1, 0)):
             with on_model(each is model):
-                change = answer(attempt, each, tokens, layer, head, like=plain) - plain
-                large = plain.abs().max()
-                expect(
-                    bool(change.abs().max() > 1e-6 * large),
-                    "Nothing has changed: does the hook return the edited tensor, and is its name "
-                    "right?",
-                )
-                expect(
-                    bool(change[:, :-1].abs().max() < 1e-4 * large),
-                    "Predictions before the last position have changed: write to `z[:, -1, head]` "
-                    "and return logits, not their change.",
-                )
-                compare(change[:, -1], right, mistakes, tolerance=1e-2)
+                _expect_ablated(attempt, each, tokens, run, layer, head)
+
+
+def _expect_ablated(attempt, model, tokens, run, layer: int, head: int) -> None:
+    n_layers, n_heads, plain = model.cfg.n_layers, model.cfg.n_heads, run[0]
+    change = answer(attempt, model, tokens, layer, head, like=plain) - plain
+    large = plain.abs().max()
+
+    def without(layer=layer, heads=(head,), part=1.0) -> Float[Tensor, "batch d_vocab"]:
+        return _without(model, tokens, run, layer, heads, part)
+
+    def mistakes() -> dict[str, Tensor]:
+        right = without()
+        return {
+            "All heads of the layer are ablated: axis 2 of z chooses the head.": (
+                without(heads=range(n_heads))
+            ),
+            f"This is another head than {layer}.{head}.": without(heads=[(head + 1) % n_heads]),
+            f"This is another layer than {layer}.": without(n_layers - 1 - layer),
+            "The head is halved, not removed.": without(part=0.5),
+            "One prompt of the batch only; there are two.": torch.stack([right[0], 0 * right[1]]),
+            "One prompt of the batch only; there are two. ": torch.stack([0 * right[0], right[1]]),
+        }
+
+    expect(
+        bool(change.abs().max() > 1e-6 * large),
+        "Nothing has changed: does the hook return the edited tensor, and is its name right?",
+    )
+    expect(
+        bool(change[:, :-1].abs().max() < 1e-4 * large),
+        "Predictions before the last position have changed: write to `z[:, -1, head]` "
+        "and return logits, not their change.",
+    )
+    compare(change[:, -1], without(), mistakes, tolerance=1e-2)
 
 
 @exercise("1.4", "Find the head that attends one back")
@@ -199,14 +200,14 @@ def neuron_writers(neuron_shares, norm_without, model) -> None:
             with step(1, each is model):
                 compare(answer(neuron_shares, each, cache, layer), right, mistakes, 1e-2)
     for each in models:
+        run = _run(each)
         for layer in (0, each.cfg.n_layers - 1):
             for count in (2, each.cfg.d_mlp // 2):
                 with step(2, each is model):
-                    _expect_without_neurons(norm_without, each, layer, count)
+                    _expect_without_neurons(norm_without, each, *run, layer, count)
 
 
-def _expect_without_neurons(norm_without, model, layer: int, count: int) -> None:
-    tokens, cache = _run(model)
+def _expect_without_neurons(norm_without, model, tokens, cache, layer: int, count: int) -> None:
     post, stream = cache["post", layer][0], cache["resid_post", layer][0]
     writes = post[0][:, None] * model.W_out[layer]  # (neuron, d_model)
     order = (writes @ writes.sum(0)).argsort(descending=True)
@@ -300,9 +301,9 @@ def _run(model, *countries: str) -> tuple[Tensor, object]:
     return tokens, model.run_with_cache(tokens)[1]
 
 
-def _without(model, tokens, layer: int, heads, part: float = 1.0) -> Float[Tensor, "batch d_vocab"]:
+def _without(model, tokens, run, layer: int, heads, part: float) -> Float[Tensor, "batch d_vocab"]:
     """How the last logits change when a part of what these heads write there is taken off."""
-    logits, cache = model.run_with_cache(tokens)
+    logits, cache = run
     z, out = cache["z", layer][:, -1], model.W_O[layer]
     share = part * torch.stack([z[:, h] @ out[h] for h in heads]).sum(0)  # (batch, d_model)
 

@@ -105,6 +105,7 @@ def unseen_head(attempt, model, tokens, right, contrast) -> None:
     needed, and on a random one, where one row alone has another head, or the median of six."""
     network, other = toy.name_mover_network(), second_model(model)
     known = network, *toy.name_prompts()
+    tokens, right, contrast = tokens[:1], right[:1], contrast[:1]  # a real model is slow
     threes, six = (
         torch.randint(1, model.cfg.d_vocab, (6, 8), generator=torch.Generator().manual_seed(seed))
         for seed in (1, 2)
@@ -144,13 +145,14 @@ def movers(find_heads, by_position, by_place, model, tokens, right, giver) -> No
     given = tokens, right, giver
     network = toy.name_mover_network()
     cases = [(model, given), (second_model(model), given), (network, toy.name_prompts())]
-    ends = [_ends(_effects(each, *words).mean(0), each) for each, words in cases]
+    cases = [(each, words, each.run_with_cache(words[0])[1]) for each, words in cases]
+    ends = [_ends(_effects(each, cache, *words[1:]).mean(0), each) for each, words, cache in cases]
     assert ends[-1] == [toy.NAME_MOVER, toy.NEGATIVE]
-    toy_tokens, name, gives = toy.name_prompts()
-    swapped = network, (toy_tokens, gives, name)  # where the opponent moves most
-    for (each, words), best in zip([*cases, swapped], [*ends, ends[-1][::-1]], strict=True):
-        effects = _effects(each, *words)  # (batch, layer, head)
-        one_word = _effects(each, *words[:2], None).mean(0)
+    _, (toy_tokens, name, gives), cache = cases[-1]
+    swapped = network, (toy_tokens, gives, name), cache  # where the opponent moves most
+    for (each, words, cache), best in zip([*cases, swapped], [*ends, ends[-1][::-1]], strict=True):
+        effects = _effects(each, cache, *words[1:])  # (batch, layer, head)
+        one_word = _effects(each, cache, words[1], None).mean(0)
         mistakes = {
             "the two are swapped: most for the name first.": best[::-1],
             "the giver is missing: take the name's logit minus the giver's.": _ends(one_word, each),
@@ -169,14 +171,14 @@ def movers(find_heads, by_position, by_place, model, tokens, right, giver) -> No
             pair = isinstance(got, tuple | list | Tensor) and len(got) == 2
             expect(pair, "return two heads, a (layer, head) for each.")
             compare([place(one, each) for one in got], best, mistakes)
-    for (each, words), heads in zip(cases, ends, strict=True):
+    for (each, words, cache), heads in zip(cases, ends, strict=True):
         for layer, head in (*heads, (0, 1)):  # 1: no guess at a shared value head fits by chance
-            parts = _sources(each, *words, layer, head)
+            parts = _sources(each, cache, *words[1:], layer, head)
             with step(2, each is model):
                 got = answer(by_position, each, *words, layer, head, like=parts["right"])
                 compare(got, parts.pop("right"), parts, tolerance=1e-3)
-    for (each, words), heads in zip(cases, ends, strict=True):
-        effects = [_sources(each, *words, *head)["right"] for head in heads]
+    for (each, words, cache), heads in zip(cases, ends, strict=True):
+        effects = [_sources(each, cache, *words[1:], *head)["right"] for head in heads]
         shares = torch.stack([_at_places(effect, *words) for effect in effects], 1)
         table = shares.mean(0)  # (head, place), from (batch, head, place)
         mistakes = {
@@ -197,23 +199,23 @@ def movers(find_heads, by_position, by_place, model, tokens, right, giver) -> No
 def backups(loss_without, interaction, model, tokens, right, contrast) -> None:
     """Losses against hooks written here, and the interaction they give, on two models."""
     tokens, right, contrast = tokens[:2], right[:2], contrast[:2]  # two rows are soon run
-    models = (model, second_model(model))
-    for each in models:
-        heads = _three(each, tokens, right, contrast)
+    runs = [(each, each.run_with_cache(tokens)) for each in (model, second_model(model))]
+    for each, run in runs:
+        heads = _three(each, run[1], right, contrast)
         for some in (heads[:1], heads[:2]):
 
-            def loss(values=None, positions=(-1,), some=some, each=each):
-                return _loss(each, tokens, right, contrast, some, values, positions)
+            def loss(values=None, positions=(-1,), some=some, each=each, run=run):
+                return _loss(each, tokens, run, right, contrast, some, values, positions)
 
             with step(1, each is model):
                 got = answer(loss_without, each, tokens, right, contrast, list(some))
                 _judge(got, loss, some)
-    for each in models:
-        heads = _three(each, tokens, right, contrast)
+    for each, run in runs:
+        heads = _three(each, run[1], right, contrast)
 
-        def mean_loss(*which, heads=heads, each=each):
+        def mean_loss(*which, heads=heads, each=each, run=run):
             some = [heads[i] for i in which]
-            return _loss(each, tokens, right, contrast, some).mean()
+            return _loss(each, tokens, run, right, contrast, some).mean()
 
         single = torch.stack([mean_loss(i) for i in range(3)])
         both = torch.zeros(3, 3)
@@ -242,9 +244,8 @@ def backups(loss_without, interaction, model, tokens, right, contrast) -> None:
 # Second routes
 
 
-def _effects(model, tokens, right, giver) -> Float[Tensor, "batch layer head"]:
+def _effects(model, cache, right, giver) -> Float[Tensor, "batch layer head"]:
     """Each head's direct effect for each row; `giver` None: on the one logit."""
-    _, cache = model.run_with_cache(tokens)
     layers = range(model.cfg.n_layers)
     written = torch.stack([cache["z", i][:, -1] for i in layers], 1)  # (batch, layer, head, d_head)
     written = torch.einsum("blhe,lhed->blhd", written, model.W_O)
@@ -266,9 +267,8 @@ def _place(index, model) -> tuple[int, int]:
     return divmod(int(index), model.cfg.n_heads)
 
 
-def _sources(model, tokens, right, giver, layer: int, head: int) -> dict[str, Tensor]:
+def _sources(model, cache, right, giver, layer: int, head: int) -> dict[str, Tensor]:
     """A head's effect by the position it read, `[batch, pos]`: "right", and typical mistakes."""
-    _, cache = model.run_with_cache(tokens)
     pattern, values = cache["pattern", layer][:, head], cache["v", layer]
     shared = model.cfg.n_heads // values.shape[2]
     last = cache["resid_post", model.cfg.n_layers - 1]
@@ -327,15 +327,15 @@ def _lost(model, tokens, right, contrast, positions: slice) -> Float[Tensor, "la
     return torch.stack(grids).mean(0)
 
 
-def _three(model, tokens, right, contrast) -> list[tuple[int, int]]:
+def _three(model, cache, right, contrast) -> list[tuple[int, int]]:
     """The two heads most for the answer and the one most against it."""
-    mean = _effects(model, tokens, right, contrast).mean(0).flatten()
+    mean = _effects(model, cache, right, contrast).mean(0).flatten()
     return [_place(i, model) for i in (*mean.topk(2).indices, mean.argmin())]
 
 
-def _loss(model, tokens, right, contrast, heads, values=None, positions=(-1,)) -> Tensor:
+def _loss(model, tokens, run, right, contrast, heads, values=None, positions=(-1,)) -> Tensor:
     """What each row loses without these heads: mean ablation where no values are given."""
-    logits, cache = model.run_with_cache(tokens)
+    logits, cache = run
     means = [cache["z", i][:, -1].mean(0) for i in range(model.cfg.n_layers)]
     with ablate(model, heads, torch.stack(means) if values is None else values, positions):
         after = model(tokens)

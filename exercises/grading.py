@@ -49,7 +49,7 @@ def exercise(number: str, title: str) -> Callable:
 
     The graded function takes the learner's attempt first. It shows "not solved yet" for an
     untouched stub, which is `...` or a function that returns `...`; the failed property for a wrong
-    attempt, from the second on with a word on the hints, the stronger one after the fourth; the
+    attempt, from the second on with a word on the first hint, from the fourth on all hints; the
     error and its lines for an attempt that stops; that nothing was judged where the attempt's own
     cell failed, since the attempt is then an older version, or where the model's architecture does
     not allow it. It never stops the run and returns nothing.
@@ -82,7 +82,7 @@ def exercise(number: str, title: str) -> Callable:
                 status, text = WRONG, f"{text}: {what} {type(error).__name__}: {error}"
             _tries[number] += status == WRONG
             if status == WRONG and _tries[number] >= 2:
-                notes.append(f"Stuck? Open Hint {1 if _tries[number] < 4 else 2} above.")
+                notes.append(f"Stuck? Open {'Hint 1' if _tries[number] < 4 else 'all hints'} above.")
             if status != UNJUDGED:
                 _tally[number] = status
             if status == SOLVED:

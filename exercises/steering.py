@@ -181,7 +181,7 @@ def best_within(attempt) -> None:
     compare(answer(attempt, effects[:, :2], costs[:, :2], 0.02), [1, 0])
     compare(answer(attempt, effects[:2].T, costs[:2].T, 4.0), [3, 0])
     dear = {"What is too dear must not win where all else is below 0: `-torch.inf`, not 0.": [0, 0]}
-    compare(answer(attempt, -effects[:2].flip(1), costs[:2].flip(1), 0.5), [0, 3], dear)
+    compare(answer(attempt, -4 * effects[:2].flip(1), costs[:2].flip(1), 0.5), [0, 3], dear)
 
 
 @exercise("6.5", "A null of unrelated differences")

@@ -100,8 +100,8 @@ MISTAKES = {
         (SPLIT, f"torch.cat([{BIAS}, parts])", "b_U comes last"),
     ],
     "3.2": [
-        ("z * last for", "z * ~last for", "Attribution reads there"),
         ("argmax", "argmin", "before minus after"),
+        ("z * last for", "z * ~last for", "Attribution reads there"),
         (HEAD, "(model.cfg.n_layers, 0)", "the two swapped"),
         (HEAD, "lost.argmax().item()", "return (layer, head)"),
         # the answer on tutorial-4l

@@ -1,4 +1,4 @@
-"""Exercises on the real model: stub, solution and the first wrong answer of each."""
+"""Exercises on the real model: the solution and the first wrong answer of each."""
 
 import pytest
 from test_exercises import attempt, checks, code, each, entries, ids, solution, start
@@ -22,7 +22,6 @@ def test_exercises_judge_alike_on_the_real_model(real_model, name, monkeypatch):
     monkeypatch.setattr(models, "load_model", lambda name=None, **k: once.get(name) or load(name))
     space = start(name)
     for number in ids(name):
-        assert attempt(dict(space), name, number)[0] == checks.UNSOLVED, number
         status, shown = attempt(dict(space), name, number, solution(name, number))
         assert status == checks.SOLVED, shown
         change, words = entries(name, number, "MISTAKES")[0]
