@@ -82,7 +82,8 @@ def exercise(number: str, title: str) -> Callable:
                 status, text = WRONG, f"{text}: {what} {type(error).__name__}: {error}"
             _tries[number] += status == WRONG
             if status == WRONG and _tries[number] >= 2:
-                notes.append(f"Stuck? Open {'Hint 1' if _tries[number] < 4 else 'all hints'} above.")
+                hints = "Hint 1" if _tries[number] < 4 else "all hints"
+                notes.append(f"Stuck? Open {hints} above.")
             if status != UNJUDGED:
                 _tally[number] = status
             if status == SOLVED:
