@@ -15,6 +15,7 @@ Logits = Float[Tensor, "batch pos d_vocab"]
 Ids = Int[Tensor, "batch"]
 Rows = Float[Tensor, "*axes d_vocab"]
 Axes = Float[Tensor, "*axes"]
+Number = Tensor | float
 Mask = Bool[Tensor, "batch pos"] | Int[Tensor, "batch pos"] | None
 
 
@@ -68,11 +69,11 @@ def logit_diff(
     return (last.gather(1, answer[:, None]) - last.gather(1, distractor[:, None]))[:, 0]
 
 
-def normalise(value: Tensor, clean: Tensor | float, corrupted: Tensor | float) -> Tensor:
-    """(value - corrupted) / (clean - corrupted): 0 is the corrupted run, 1 the clean run. The value
-    is a metric after patching; `clean` and `corrupted` the same on the two runs. Unitless; a patch
-    can overshoot. TypeError where one is no number; ValueError where the two are equal to within
-    1e-6, or not finite. Source: Wang et al. 2022 (arXiv 2211.00593), section 3."""
+def normalise(value: Number, clean: Number, corrupted: Number) -> Number:
+    """(value - corrupted) / (clean - corrupted): 0 is the corrupted run, 1 the clean run; unitless,
+    and a patch can overshoot. `value`: a metric after patching, the others that of the two runs.
+    TypeError where one of these is no number; ValueError where they are not finite, or equal to
+    within 1e-6. Source: Wang et al. 2022 (arXiv 2211.00593), section 3."""
     high, low = inputs.expect_number("clean", clean), inputs.expect_number("corrupted", corrupted)
     if abs(high - low) < 1e-6:
         fix = "so there is nothing to recover; choose a corruption that changes the answer"
@@ -105,8 +106,7 @@ def kl_divergence(logits: Rows, other: Rows) -> Axes:
     floating-point numbers, differ in shape, or are not finite. Source: Kullback & Leibler 1951."""
     log_p, log_q = _log_softmax("logits", logits), _log_softmax("other", other)
     if log_p.shape != log_q.shape:
-        both = f"logits {tuple(logits.shape)} and other {tuple(other.shape)}"
-        raise ValueError(f"{both} differ in shape; nothing is broadcast here")
+        raise ValueError(f"logits {tuple(log_p.shape)}, other {tuple(log_q.shape)}: expected one shape")
     return (log_p.exp() * (log_p - log_q)).sum(-1).clamp(min=0)  # rounding may dip below
 
 
