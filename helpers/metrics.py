@@ -106,7 +106,7 @@ def kl_divergence(logits: Rows, other: Rows) -> Axes:
     floating-point numbers, differ in shape, or are not finite. Source: Kullback & Leibler 1951."""
     log_p, log_q = _log_softmax("logits", logits), _log_softmax("other", other)
     if log_p.shape != log_q.shape:
-        raise ValueError(f"logits {tuple(log_p.shape)}, other {tuple(log_q.shape)}: expected one shape")
+        raise ValueError(f"logits {tuple(log_p.shape)}, other {tuple(log_q.shape)} differ in shape")
     return (log_p.exp() * (log_p - log_q)).sum(-1).clamp(min=0)  # rounding may dip below
 
 

@@ -210,7 +210,7 @@ def test_what_does_not_fit_together_is_refused(good):
         (["answer", "'batch' should have 2"], metrics.logit_diff, logits, one, two),
         (["'pos'", 6], metrics.next_token_log_probs, logits, zeros[:, :5]),
         (["next"], metrics.next_token_log_probs, logits[:, :1], zeros[:, :1]),
-        (["(2, 6, 64) and other (6, 64)"], metrics.kl_divergence, logits, logits[0]),
+        (["(2, 6, 64), other (6, 64)"], metrics.kl_divergence, logits, logits[0]),
         (["changes the answer"], metrics.normalise, logits, 1.0, 1.0 + 1e-7),
         (["clean"], metrics.normalise, logits, two, 1.0),
         (["tokens"], metrics.LastToken, entropy, [5]),
