@@ -109,9 +109,7 @@ def test_the_interval_is_students():
         assert abs((mean.abs() < half).double().mean() - 0.95) < 0.005
 
 
-@pytest.mark.parametrize(
-    "bad", [torch.ones(2), torch.ones(2, 5), torch.full((3,), torch.nan)]
-)
+@pytest.mark.parametrize("bad", [torch.ones(2), torch.ones(2, 5), torch.full((3,), torch.nan)])
 def test_no_interval_of_two_or_of_nan(bad):
     with pytest.raises(ValueError, match="values: "):
         metrics.mean_interval(bad)
