@@ -149,15 +149,16 @@ def previous_token_head(attempt, model) -> None:
             f"attention on random tokens; another gives it {scores.max():.2f}.{hint}"
         )
     for each in (model, second_model(model)):
-        for head in ((0, each.cfg.n_heads - 1), (each.cfg.n_layers - 1, 1)):
-            with firm(each, _one_back(each.cfg.n_layers, *head)):
+        for head in ((0, each.cfg.n_heads - 1), (each.cfg.n_layers - 1, 1 % each.cfg.n_heads)):
+            with on_model(first=False), firm(each, _one_back(each.cfg.n_layers, *head)):
                 got = place(answer(attempt, each), each)
-            expect(
-                got == head,
-                f"Right on this model. But where {head[0]}.{head[1]} of {each.cfg.n_layers} layers "
-                f"with {each.cfg.n_heads} heads is made to attend one back, and others to position "
-                f"0 or evenly, you say {got[0]}.{got[1]}: search all heads, over all queries.",
-            )
+                expect(
+                    got == head,
+                    f"where {head[0]}.{head[1]} of {each.cfg.n_layers} layers with "
+                    f"{each.cfg.n_heads} heads is made to attend one back, and others to position "
+                    "0, evenly, or one back in a part of the text only, you say "
+                    f"{got[0]}.{got[1]}: search all heads, over all queries.",
+                )
 
 
 @exercise("1.5", "Which neurons write position 0?")
@@ -339,8 +340,9 @@ def _patterns(model) -> list[Float[Tensor, "batch head query key"]]:
 
 
 def _one_back(n_layers: int, layer: int, head: int) -> list:
-    """Hooks under which the head at (layer, head) attends one back, others evenly or, of even
-    number, to position 0, which is one back for query 1 only. Head 0.0 does it at the end only."""
+    """Hooks under which the head at (layer, head) attends one back, a fifth to position 0; others
+    evenly or, of even number, to position 0, which is one back for query 1 only. Two decoys in
+    layer 0 attend one back only: 0.0 late in the text, the next to the last early in it."""
 
     def replace(pattern, hook):
         n = pattern.shape[-1]
@@ -349,9 +351,16 @@ def _one_back(n_layers: int, layer: int, head: int) -> list:
         one_back = torch.eye(n).roll(-1, 1).to(edited)  # (query, key)
         one_back[0] = one_back[1]
         if hook.layer() == 0:
-            edited[:, 0, -1] = one_back[-1]
+            some, n_heads = 2 * n // 5, pattern.shape[1]
+            for decoy, queries in ((0, slice(n - some, n)), (-2 % n_heads, slice(some))):
+                edited[:, decoy, queries] = one_back[queries]
+        edited /= edited.sum(-1, keepdim=True)
         if hook.layer() == layer:
-            edited[:, head] = one_back
-        return edited / edited.sum(-1, keepdim=True)
+            edited[:, head] = 0.8 * one_back
+            edited[:, head, :, 0] += 0.2
+        return edited if hook.name.endswith("pattern") else edited.log()  # scores, before softmax
 
-    return [(f"blocks.{i}.attn.hook_pattern", replace) for i in range(n_layers)]
+    sites = [
+        f"blocks.{i}.attn.hook_{s}" for i in range(n_layers) for s in ("attn_scores", "pattern")
+    ]
+    return [(site, replace) for site in sites]

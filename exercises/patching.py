@@ -144,6 +144,14 @@ def gate_kind(attempt) -> None:
             f"{built}. It takes both directions: denoising says what suffices, noising what is "
             "needed. The metric is in nats: put it on the scale.",
         )
+    other = none.clone()
+    other[0, toy.LAST] = toy.NO_FACT  # in this prompt the gate is an OR, in the clean one an AND
+    got = answer(attempt, toy.gate(turns=True), fact, other, metric, 1, places)
+    expect(
+        got == "neither",
+        f'You say "{got}" of two places of which each alone restores all, and each is needed: that '
+        'is "neither". Each word asks for both directions.',
+    )
 
 
 @exercise("2.4", "Find the head that tells the two apart")

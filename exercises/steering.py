@@ -162,12 +162,13 @@ def price_of_push(attempt) -> None:
 @exercise("6.4", "The most for the money")
 def best_within(attempt) -> None:
     """A table in which the largest effect, the lowest cost and the best ratio are elsewhere."""
-    effects = torch.tensor([[0.5, 1.0, 2.0, 9.0], [1.5, 2.5, 3.0, 6.0], [0.2, 0.3, 0.4, -8.0]])
+    effects = torch.tensor([[0.5, 1, 2, 9], [-8, 2.95, 3, 6], [2.8, 2.6, 2.7, 2.9]])
     costs = torch.tensor([[0.0, 0.5, 0.5, 2.0], [0.02, 0.05, 0.125, 0.9], [0.01, 0.02, 5e-4, 0.1]])
     mistakes = {
         "This is the largest effect of all, and its cost is over the budget.": [0, 3],
         "This is the cheapest, not the one with the largest effect.": [0, 0],
-        "This is the largest effect in absolute value: it turns the other way.": [2, 3],
+        "This is the largest effect in absolute value: it turns the other way.": [1, 0],
+        "This layer has the largest sum; ask for the largest single effect.": [2, 3],
         "This is the best effect per cost; ask for the largest effect within the budget.": [2, 2],
         "A cost that is equal to the budget is within it.": [1, 1],
         "Swapped: (layer, column), in this order.": [2, 1],
@@ -178,10 +179,10 @@ def best_within(attempt) -> None:
     compare(answer(attempt, effects, costs, 0.125), [1, 2], mistakes)
     dearest = {"This is the most that the budget buys; ask for the largest effect.": [0, 1]}
     compare(answer(attempt, effects, costs, 0.5), [1, 2], dearest)
-    compare(answer(attempt, effects[:, :2], costs[:, :2], 0.02), [1, 0])
+    compare(answer(attempt, effects[:, :2], costs[:, :2], 0.02), [2, 0])
     compare(answer(attempt, effects[:2].T, costs[:2].T, 4.0), [3, 0])
     dear = {"What is too dear must not win where all else is below 0: `-torch.inf`, not 0.": [0, 0]}
-    compare(answer(attempt, -4 * effects[:2].flip(1), costs[:2].flip(1), 0.5), [0, 3], dear)
+    compare(answer(attempt, -4 * effects[::2].flip(1), costs[::2].flip(1), 0.5), [0, 3], dear)
 
 
 @exercise("6.5", "A null of unrelated differences")

@@ -78,13 +78,13 @@ def blocks_twice(n: int, batch: int, seed: int = 0) -> Int[Tensor, "batch 2n+1"]
 def habitual_network(first: int) -> TransformerBridge:
     """The induction network, whose embedding row names a token, too: for the words `first` - 1 to
     `first` + 3 themselves, for all others word `first`. What was said before weighs more; but of
-    word `first` - 1 the model is never sure."""
+    word `first` - 1 the model is never quite sure."""
     model = induction_network()
     named = torch.full((N_TOKENS,), first)
     named[first - 1 : first + 4] = torch.arange(first - 1, first + 4)
     habit = torch.eye(N_TOKENS)[named].T @ one_hot(N_TOKENS, TOKEN)  # (token named, d_model)
     logits = LOGIT * one_hot(N_TOKENS, NEXT) + LOGIT / 3 * habit
-    logits[first - 1] /= 10
+    logits[first - 1] /= 6  # at best 0.47
     put(model, "head.weight", logits)
     return model
 
@@ -97,7 +97,7 @@ SUBJECT_AT, RELAY_AT, LAST = 1, 2, 3  # positions
 READ_SUBJECT, READ_RELAY = (1, 0), (1, 1)  # (layer, head)
 
 
-def gate(alone: float = 1.0, relay: float | None = None) -> TransformerBridge:
+def gate(alone: float = 1.0, relay: float | None = None, turns: bool = False) -> TransformerBridge:
     """A fact in two places that the last token reads, by two heads: an OR or an AND of them.
 
     The prompt is `gate_prompt(fact)`. Head 0.0 copies the fact from the subject to the relay. So
@@ -109,6 +109,8 @@ def gate(alone: float = 1.0, relay: float | None = None) -> TransformerBridge:
               patch clean into one place    patch no fact into one place
         or    suffices                      breaks nothing: neither is needed
         and   does not suffice              breaks the answer: both are needed
+
+    With `turns` the last token says which: it is an AND at `ASK` and an OR at any other.
 
     Logits are `LOGIT` for the answer and 0 for all else.
 
@@ -142,9 +144,10 @@ def gate(alone: float = 1.0, relay: float | None = None) -> TransformerBridge:
     relay = alone if relay is None else relay
     one, other = torch.eye(18)[seen], torch.eye(18)[also_seen]  # (fact, d_model)
     reads = torch.cat([alone * one + relay * other, one + other])
+    reads[:2, token][:, ASK] = -1.0 * turns
     put(model, "layers.1.mlp.fc_in.weight", reads)
     put(model, "layers.1.mlp.fc_in.bias", torch.tensor([0.0, 0.0, -1.0, -1.0]))
-    rest = 1 - alone - relay  # the last two neurons are on where both places say it
+    rest = 0 if turns else 1 - alone - relay  # the last two neurons: both places say it
     gives = torch.tensor([1, 1, rest, rest])
     put(model, "layers.1.mlp.fc_out.weight", torch.eye(18)[said].T.repeat(1, 2) * gives)
     return model
@@ -331,6 +334,7 @@ def boot(**sizes) -> TransformerBridge:
     """A network of transformer_lens' own kind, with frozen parameters; no file, no network."""
     dtype = sizes.pop("dtype", torch.float32)
     defaults = {"n_ctx": N_CTX, "attn_only": True, "normalization_type": None, "act_fn": "relu"}
+    defaults["device"] = "cpu"  # where it is; the library would write "cuda" where there is one
     config = TransformerBridgeConfig(
         **{**defaults, **sizes}, positional_embedding_type="standard", seed=0
     )

@@ -192,10 +192,11 @@ def _error_bars(spread, y: np.ndarray) -> dict | None:
 
 
 def _array(name: str, values) -> np.ndarray:
-    """A tensor on any device, an array or a list, as an array."""
+    """A tensor on any device, an array, or a list of them, as an array."""
     try:
+        rows = isinstance(values, list | tuple)
         values = values.detach().float().cpu() if hasattr(values, "detach") else values
-        return np.asarray(values, dtype=float)
+        return np.asarray([_array(name, row) for row in values] if rows else values, dtype=float)
     except (TypeError, ValueError, NotImplementedError):  # the last: no numbers on "meta"
         raise ValueError(f"{name}: expected numbers, in rows of one length") from None
 

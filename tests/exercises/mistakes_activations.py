@@ -15,8 +15,9 @@ RUN = 'return model.run_with_hooks(tokens, fwd_hooks=[(f"blocks.{layer}.attn.hoo
 ADDED = 'model.add_hook(f"blocks.{layer}.attn.hook_z", remove)'
 STAYS = "model.add_hook('ln_final.hook_in', lambda x, hook: x)"
 
-RANDOM = "tokens = torch.randint(1, model.cfg.d_vocab, (8, 40))"
+RANDOM = "tokens = torch.randint(1, model.cfg.d_vocab, (8, 40), device=model.cfg.device)"
 BACK = "patterns.diagonal(offset=-1, dim1=-2, dim2=-1)[..., 1:]"
+KEPT, SCORED = 'cache["pattern", i]', 'cache["attn_scores", i].softmax(-1)'
 BEST = "divmod(one_back.mean((1, 3)).argmax().item(), model.cfg.n_heads)"
 
 SHARE = "writes @ total / total.square().sum()"
@@ -77,6 +78,8 @@ RIGHT = {
     each = [previous_token_scores(cache["pattern", i]) for i in range(model.cfg.n_layers)]
     return divmod(int(torch.cat(each).argmax()), model.cfg.n_heads)""",
         (BEST, "torch.unravel_index(one_back.mean((1, 3)).argmax(), one_back[:, 0, :, 0].shape)"),
+        ("one_back.mean((1, 3))", "one_back.mean(1).median(-1).values"),
+        [("in name)", "in name or 'attn_scores' in name)"), (KEPT, SCORED)],
     ],
     "1.5": [
         ".item()",
@@ -147,12 +150,14 @@ MISTAKES = {
         ("def previous_token_head(model): return (model.cfg.n_layers, 0)", "the two swapped"),
         ("def previous_token_head(model): return (model.cfg.n_layers - 1, 0)", "another gives it"),
         ("def previous_token_head(model): return 'head 1'", "return (layer, head)"),
-        ("head(model)", "head(_, model=model)", "all heads"),  # of the lesson's model
+        ("head(model)", "head(_, model=model)", "not on another one"),  # of the lesson's model
         (RANDOM, f"{RANDOM}; {STAYS}", "a hook stays on the model"),
         (f"return {BEST}", BEST, "does it end in `return`?"),
         ("[..., 1:]", "[..., :1]", "over all queries"),
         ("[..., 1:]", "[..., -1:]", "over all queries"),
-        ("cfg.n_heads", "cfg.n_layers", "Right on this model"),
+        ("[..., 1:]", "[..., 20:]", "over all queries"),
+        ("[..., 1:]", "[..., 1:15]", "over all queries"),
+        ("cfg.n_heads", "cfg.n_layers", "not on another one"),
     ],
     "1.5": [
         (SHARE, "writes @ total", "divide by the squared length"),

@@ -17,7 +17,9 @@ BY_HOOK = """def unseen_head(model, tokens, answer, contrast):
             after = model.run_with_hooks(tokens, fwd_hooks=hooks)
             lost[layer, head] = -logit_diff(after, answer, contrast).mean()
     return divmod(lost.argmax().item(), model.cfg.n_heads)"""
-ONE, WORST = "one = gap(model(row[None]))", ", gap)\n        lost = lost.maximum(one)"
+UNCENTRED = "moved @ model.W_O[layer, head]"
+SILENT = "torch.cat([0 * z[:, :-1], z[:, -1:]], dim=1)"
+ONE, WORST = "one = gap(model(row[None]))", ", gap)\n        lost = one.maximum(0 * one + lost)"
 
 MOVER, OPPONENT = "divmod(effect.argmax().item(), heads)", "divmod(effect.argmin().item(), heads)"
 ENDS = f"{MOVER}, {OPPONENT}"
@@ -54,7 +56,7 @@ RIGHT = {
         (HEAD, f"torch.tensor({HEAD})"),
         (HEAD, "torch.stack(torch.unravel_index(lost.argmax(), lost.shape))"),
         (HEAD, "__import__('numpy').unravel_index(lost.numpy().argmax(), lost.shape)"),
-        ("z * last for", "torch.where(last, z, 0 * z) for"),
+        (SILENT, "torch.cat([0 * z, z], dim=1)[:, list(range(len(row) - 1)) + [-1]]"),
         """def unseen_head(model, tokens, answer, contrast):
     from helpers.ablation import ablate_each
     lost = 0
@@ -101,7 +103,7 @@ MISTAKES = {
     ],
     "3.2": [
         ("argmax", "argmin", "before minus after"),
-        ("z * last for", "z * ~last for", "Attribution reads there"),
+        (SILENT, "torch.cat([z[:, :-1], 0 * z[:, -1:]], dim=1)", "Attribution reads there"),
         (HEAD, "(model.cfg.n_layers, 0)", "the two swapped"),
         (HEAD, "lost.argmax().item()", "return (layer, head)"),
         # the answer on tutorial-4l
@@ -110,7 +112,7 @@ MISTAKES = {
         ("def unseen_head(model, tokens, answer, contrast): return None", "gives None"),
         ("lost -= patch", "lost = -patch", "averaged over all prompts"),
         ([("lost -= patch", f"{ONE} - patch"), (", gap)", WORST)], "averaged over all prompts"),
-        ("== len(row) - 1", ">= len(row) - 2", "every position but the last"),
+        (SILENT, SILENT.replace("-1", "-2"), "every position but the last"),
         (HEAD, HEAD.replace("heads", "layers"), "of a random model"),
     ],
     "3.3": [
@@ -123,6 +125,7 @@ MISTAKES = {
         ("effect.argmax", "effect.abs().argmax", "the first has the largest size"),
         (MOVED, "v", "step 2: every position counts"),
         (SAID, 'cache["pattern", layer][:, head, -1]', "step 2: this is where the head attends"),
+        ("centre(model, moved @ model.W_O[layer, head])", UNCENTRED, "step 2: right on the model"),
         (ALONG, ALONG.removesuffix(" / last"), "step 2: the final scale is forgotten"),
         (ALONG, ALONG + "[:1]", "step 2: all rows are divided"),
         (ALONG, ALONG.replace(" / last", "[:1] / last"), "step 2: all rows use the first"),

@@ -17,6 +17,7 @@ QUANTILE = "shares.quantile(0.95, dim=0)"
 KL = "(output.exp() * (output - decoded)).sum(dim=-1).mean()"
 MAP = "return lambda streams: streams + streams @ A + b"
 LOSS = "loss = decoded_kl(model, streams + streams @ A + b, output)"
+MEANS = "output.exp().mean((0, 1)).log().expand_as(output)"
 HALF = "(streams + streams @ A + b)[:, step % 2 :: 2], output[:, step % 2 :: 2]"
 THREE = "[decoded_kl(model, lens(held_out[0]), held_out[1]) for lens in lenses]"
 HELD = "    held = held_out[1][torch.randperm(len(held_out[1]))]\n    dealt ="
@@ -145,6 +146,7 @@ MISTAKES = {
         (PROMPT + "model.to_tokens('The capital of Italy is')[0]", "that it has just read"),
         ("start.argmax() == end.argmax() and ", "", "The two must be"),
         (" and end.max() >= 0.5", "", "not sure itself"),
+        ("end.max() >= 0.5", "end.max() >= 0.4", "not sure itself"),
         ("[token] * 12", "[token] * 4", "use 5 to 20"),
         ("[token] * 12", "[token] * 21", "use 5 to 20"),
         ("return prompt", "return prompt[:, 1:]", "Begin the row with BOS"),
@@ -165,6 +167,7 @@ MISTAKES = {
         (QUANTILE, "shares.max(0).values", "95 % quantile between"),
         (QUANTILE, "shares.quantile(0.95).expand(len(rows))", "one quantile for all rows"),
         ("0.95", "0.9", "95 % quantile between"),
+        ("0.95", "0.92", "95 % quantile between"),
         ("answers[torch.randperm(len(answers))]", "answers", "the true answers"),
         (QUANTILE, "...", "right up to here; step 3 is still to do"),
         ("randperm(len(answers))", "randint(len(answers), answers.shape)", "answer dealt once"),
@@ -176,8 +179,9 @@ MISTAKES = {
         (KL, "(decoded.exp() * (decoded - output)).sum(-1).mean()", "other way"),
         ("(output.exp() * (output - decoded))", "-(output.exp() * decoded)", "cross-entropy"),
         (KL, "(output.exp() * (output - decoded)).mean()", "over the tokens of the vocabulary"),
-        ("range(300)", "range(2)", "Is the whole of `A` trained"),
+        ("range(300)", "range(2)", "the whole of `A` trained"),
         (MAP, "return lambda streams: streams + b", "step 2"),
+        ("Adam([A, b]", "Adam([A]", "Are `b` and the whole"),
         ("with torch.enable_grad():", "if True:", "your code stopped with"),
         ([(ADAM, TRAINS_HEAD), ("backward(inputs=[A, b])", "backward()")], "stays changed"),
         ("lens(held_out[0]), held_out[1])", "lens(streams), output)", "held-out"),
@@ -192,6 +196,7 @@ MISTAKES = {
         (THREE, "[3.0, 0.1, 2.0]", "the first is the logit lens"),
         (THREE, "...", "right up to here; step 3 is still to do"),
         ("streams, dealt)", "streams.flip(-1), output)", "Streams stay as they are"),
+        ("streams, dealt)", f"streams, {MEANS})", "learn nothing by heart"),
         ("train(model, streams, dealt)", "lambda x: 0 * x", "in the training texts it can learn"),
         ("    width =", f"    {STAYS}\n    width =", "a hook stays on the model"),
     ],

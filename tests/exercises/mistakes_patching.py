@@ -141,6 +141,8 @@ MISTAKES = {
         ("> 0.5", "> 0.01", "More than *half* decides"),
         ("suffices.all() and spared.all()", "suffices[0] and spared[0]", "*both* places"),
         (IF_OR, "if spared.all():", "in both directions"),
+        (IF_OR, "if suffices.all():", "each is needed"),
+        (LAST, LAST.replace("suffices.any() or ", ""), "neither"),
         ([MEANS, (IF_OR, "if min(means) > 0.5:"), (LAST, IF_AND)], "not the mean"),
         ("    restored", f"    {STAYS}\n    restored", "a hook stays on the model"),
     ],

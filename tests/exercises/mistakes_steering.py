@@ -7,6 +7,9 @@ HOOK = "(f'blocks.{layer}.hook_resid_post', add)"
 ADDED = f"model.add_hook(*{HOOK})"
 RUN = 'return model.run_with_hooks(tokens, fwd_hooks=[(f"blocks.{layer}.hook_resid_post", add)])'
 KL = "(log_p.exp() * (log_p - log_q)).sum(-1)[1:].mean()"
+BY_SUM = """kept = effects.masked_fill(costs > budget, -torch.inf)
+    layer = effects.where(costs <= budget, 0).sum(1).argmax().item()
+    best = layer * effects.shape[1] + kept[layer].argmax().item()"""
 KEPT = "effects.masked_fill(costs > budget, -torch.inf)"
 BEST = f"best = {KEPT}.argmax().item()"
 PLACE = "divmod(best, effects.shape[1])"
@@ -133,6 +136,7 @@ MISTAKES = {
         (KEPT, KEPT.replace("-torch.inf", "0"), "where all else is below 0"),
         (f"{KEPT}.argmax()", f"{KEPT}.clamp(min=0).argmax()", "where all else is below 0"),
         (KEPT, "costs.masked_fill(costs > budget, 0)", "the most that the budget buys"),
+        (BEST, BY_SUM, "largest sum"),
     ],
     "6.5": [
         ("[0, 1:].mean(0)", "[0].mean(0)", "step 1: BOS is counted"),

@@ -19,9 +19,11 @@ from importlib import import_module
 import nbformat
 import pytest
 from books import NAMES, read
+from elsewhere import DEVICE, away, second_device
 from IPython.utils.capture import capture_output
 
 from exercises import grading as checks
+from helpers import models
 
 MODULES = "activations patching attribution induction lens steering".split()
 TABLES = {name: import_module(f"mistakes_{m}") for name, m in zip(NAMES, MODULES, strict=True)}
@@ -155,9 +157,36 @@ def test_a_right_answer_of_another_form_passes(prepared, name, number, change):
 
 @pytest.mark.parametrize(("name", "number", "change", "words"), list(answers("MISTAKES", quick=2)))
 def test_a_wrong_answer_is_told_what_is_wrong(prepared, name, number, change, words):
-    status, shown = attempt(prepared(name), name, number, code(name, number, change))
+    told(attempt(prepared(name), name, number, code(name, number, change)), words)
+
+
+def told(judged: tuple[str, str], words: str) -> None:
+    """The answer was refused, in one of these wordings, with bars between them."""
+    status, shown = judged
     assert status == checks.WRONG, shown
-    assert words in shown
+    assert any(each in shown for each in words.split("|")), shown
+
+
+@pytest.mark.slow
+@every
+def test_a_right_answer_on_another_device_passes(prepared, name, number):
+    space, check = prepared(name), cells(name)[f"{number}-check"].source
+    run([solution(name, number)], space)
+    given = "|".join(defined(cells(name)[f"{number}-stub"].source))
+    run([re.sub(rf"\b({given})(?=[,)])", r"away(\1)", check)], space | {"away": away})
+    assert checks._tally[heading(name, number)[0]] == checks.SOLVED
+
+
+@pytest.mark.slow
+@each
+def test_solutions_pass_with_the_model_on_another_device(name, monkeypatch):
+    load = models.load_model
+    monkeypatch.setattr(models, "load_model", lambda *a, **k: load(*a, **{"device": DEVICE} | k))
+    with second_device():
+        space = start(name)
+        for number in ids(name):
+            status, shown = attempt(dict(space), name, number, solution(name, number))
+            assert status == checks.SOLVED, shown
 
 
 @each
