@@ -122,9 +122,8 @@ def attention(pattern, tokens: Sequence[str], *, heads: Sequence[str], first=0) 
     if len(heads) > 1:
         each = [[{"visible": row.tolist()}] for row in np.eye(len(heads), dtype=bool)]
         buttons = [{"label": _shown(h), "args": a} for h, a in zip(heads, each, strict=True)]
-        place = {"x": 0, "xanchor": "left", "y": 1, "yanchor": "bottom", "pad_b": 8}
-        menu = {"buttons": buttons, "active": first} | place
-        figure.update_layout(updatemenus=[menu], margin_t=104)
+        menu = {"x": 0, "xanchor": "left", "y": 1, "yanchor": "bottom", "pad_b": 8, "active": first}
+        figure.update_layout(updatemenus=[menu | {"buttons": buttons}], margin_t=104)
     return figure
 
 

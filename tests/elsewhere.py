@@ -8,6 +8,7 @@ GPU's order of sums, speed and memory are not in it.
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import wraps
+from types import MappingProxyType
 
 import torch
 from torch.overrides import TorchFunctionMode
@@ -34,30 +35,17 @@ class Elsewhere(torch.Tensor):
         made.inner = inner
         return made
 
-    @classmethod
-    def __torch_dispatch__(cls, func, types, args=(), kwargs=None):
-        return _compute(func, args, kwargs or {})
+    __torch_dispatch__ = classmethod(lambda cls, func, types, *given: _compute(func, *given))
 
     def numpy(self, *_, **__):
         raise TypeError("can't convert a tensor elsewhere to numpy; use `.cpu()` first")
 
     __array__ = numpy
 
-    def tolist(self):
-        return self.inner.tolist()
 
-    def untyped_storage(self):
-        return self.inner.untyped_storage()
-
-    def __format__(self, spec):
-        return format(self.item() if self.dim() == 0 else repr(self), spec)
-
-    def __repr__(self):
-        return repr(self.inner)
-
-
-def _is_elsewhere(device) -> bool:
-    return device is not None and torch.device(device).type == DEVICE.type
+for name in ("tolist", "untyped_storage", "__format__", "__repr__"):  # read as the one inside
+    reads = getattr(torch.Tensor, name)
+    setattr(Elsewhere, name, lambda self, *given, reads=reads: reads(self.inner, *given))
 
 
 def _wrap(given):
@@ -81,7 +69,7 @@ def _tensors(given) -> Iterator[torch.Tensor]:
             yield each
 
 
-def _compute(func, args, kwargs):
+def _compute(func, args=(), kwargs=MappingProxyType({})):
     """What `func` gives, on the device that its tensors or its argument `device` tell."""
     tensors = list(_tensors((args, tuple(kwargs.values()))))
     there = any(isinstance(each, Elsewhere) for each in tensors)
@@ -90,7 +78,7 @@ def _compute(func, args, kwargs):
         raise RuntimeError(f"Expected all tensors to be on the same device ({func})")
     given = {name: _unwrap(value) for name, value in kwargs.items()}
     if (device := kwargs.get("device")) is not None:
-        there, given["device"] = _is_elsewhere(device), "cpu"
+        there, given["device"] = torch.device(device).type == DEVICE.type, "cpu"
     result = func(*map(_unwrap, args), **given)
     if isinstance(args[0] if args else None, Elsewhere) and func._schema.name.endswith("_"):
         if torch.Tag.inplace_view in func.tags:  # the outer tensor's sizes change with the inner's
@@ -103,8 +91,8 @@ def _compute(func, args, kwargs):
 
 
 class _Dispatch(TorchDispatchMode):
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        return _compute(func, args, kwargs or {})
+    def __torch_dispatch__(self, func, types, *given):
+        return _compute(func, *given)
 
 
 class _Functions(TorchFunctionMode):
@@ -112,9 +100,9 @@ class _Functions(TorchFunctionMode):
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         given = dict(kwargs or {})
-        if func in (torch.tensor, torch.as_tensor) and _is_elsewhere(given.get("device")):
-            device = given.pop("device")
-            return func(*args, **given).to(device)
+        if func in (torch.tensor, torch.as_tensor):
+            device, made = given.pop("device", None), func(*args, **given)
+            return made if device is None else made.to(device)
         if func in (torch.Tensor.__getitem__, torch.Tensor.__setitem__):
             places = args[1] if isinstance(args[1], tuple) else (args[1],)
             args = (args[0], tuple(map(_unlisted, places)), *args[2:])

@@ -33,7 +33,6 @@ MEANS = 'cache["z", layer][:, -1].mean(dim=0)'
 LOST = "logit_diff(logits, answer, contrast) - logit_diff(after, answer, contrast)"
 ABLATE = "ablate(model, heads, torch.stack(means), positions=[-1])"
 BOTH = "loss(i, j) - single[i] - single[j]"
-STAYS = "model.add_hook('ln_final.hook_in', lambda x, hook: x)"
 
 RIGHT = {
     "3.1": [
@@ -57,14 +56,6 @@ RIGHT = {
         (HEAD, "torch.stack(torch.unravel_index(lost.argmax(), lost.shape))"),
         (HEAD, "__import__('numpy').unravel_index(lost.numpy().argmax(), lost.shape)"),
         (SILENT, "torch.cat([0 * z, z], dim=1)[:, list(range(len(row) - 1)) + [-1]]"),
-        """def unseen_head(model, tokens, answer, contrast):
-    from helpers.ablation import ablate_each
-    lost = 0
-    for row, one, two in zip(tokens, answer, contrast):
-        def gap(logits):
-            return logits[:, -1, one] - logits[:, -1, two]
-        lost = lost - ablate_each(model, row[None], gap, 0.0, range(len(row) - 1))
-    return divmod(lost.argmax().item(), model.cfg.n_heads)""",
     ],
     "3.3": [
         (ENDS, f"[list({MOVER}), torch.tensor({OPPONENT})]"),
@@ -99,44 +90,33 @@ MISTAKES = {
         (SPLIT, f"-{SPLIT}", "Swapped"),
         (SPLIT, f"torch.cat([parts + {BIAS} / len(parts), torch.zeros(1)])", "shared out"),
         (SPLIT, "torch.cat([parts, torch.zeros(1)])", "b_U is left out"),
-        (SPLIT, f"torch.cat([{BIAS}, parts])", "b_U comes last"),
     ],
     "3.2": [
         ("argmax", "argmin", "before minus after"),
         (SILENT, "torch.cat([z[:, :-1], 0 * z[:, -1:]], dim=1)", "Attribution reads there"),
         (HEAD, "(model.cfg.n_layers, 0)", "the two swapped"),
         (HEAD, "lost.argmax().item()", "return (layer, head)"),
-        # the answer on tutorial-4l
-        ("def unseen_head(model, tokens, answer, contrast): return (0, 1)", "made on the spot"),
-        (HEAD, f"{HEAD} if {STAYS} is None else 0", "stays on the model"),
-        ("def unseen_head(model, tokens, answer, contrast): return None", "gives None"),
+        ("def unseen_head(*_): return (0, 1)", "made on the spot|*raises*"),  # of tutorial-4l
         ("lost -= patch", "lost = -patch", "averaged over all prompts"),
         ([("lost -= patch", f"{ONE} - patch"), (", gap)", WORST)], "averaged over all prompts"),
         (SILENT, SILENT.replace("-1", "-2"), "every position but the last"),
-        (HEAD, HEAD.replace("heads", "layers"), "of a random model"),
+        (HEAD, HEAD.replace("heads", "layers"), "of a random model|there is no head"),
     ],
     "3.3": [
         (ENDS, f"{OPPONENT}, {MOVER}", "step 1: the two are swapped"),
         (".mean(dim=1), model.cfg", "[:, 0], model.cfg", "step 1: this is the first prompt"),
-        (ENDS, MOVER, "step 1"),
         (ENDS, "effect.argmax(), effect.argmin()", "step 1: return (layer, head)"),
-        (ENDS, f"{MOVER}, divmod(effect.abs().argmin().item(), heads)", "step 1"),
-        (ENDS, "(1, 0), (1, 1)", "step 1"),
+        (ENDS, "(1, 0), (1, 1)", "step 1"),  # of tutorial-4l
         ("effect.argmax", "effect.abs().argmax", "the first has the largest size"),
         (MOVED, "v", "step 2: every position counts"),
         (SAID, 'cache["pattern", layer][:, head, -1]', "step 2: this is where the head attends"),
         ("centre(model, moved @ model.W_O[layer, head])", UNCENTRED, "step 2: right on the model"),
         (ALONG, ALONG.removesuffix(" / last"), "step 2: the final scale is forgotten"),
-        (ALONG, ALONG + "[:1]", "step 2: all rows are divided"),
         (ALONG, ALONG.replace(" / last", "[:1] / last"), "step 2: all rows use the first"),
         (" - model.W_U[:, giver]", "", "step 2: the giver is missing"),
         (GROUP, 'head % cache["v", layer].shape[2]', "this is another head's value"),
-        (SAID, f"{SAID}.sum(-1)", "step 2: expected shape"),
-        (f"return {SAID}", f"{STAYS}\n    return {SAID}", "a hook stays on the model"),
         (TABLE, f"[[a, c, b] for a, b, c in {TABLE}]", "step 3: the giver's first and second"),
-        ("sum(dim=1).mean()", "sum()", "step 3: the rows are summed"),
         (TABLE, f"{TABLE}[::-1]", "step 3: the two heads are swapped"),
-        (TABLE, f"torch.tensor({TABLE}).T", "step 3: heads and places"),
     ],
     "3.4": [
         (LOST, f"-({LOST})", "step 1: the sign is swapped"),
@@ -145,15 +125,10 @@ MISTAKES = {
         ("torch.stack(means)", "0.0", "step 1: zeros stand"),
         ("(means), positions=[-1]", "(means)", "they are ablated at every"),
         ("(model, heads, torch", "(model, heads[:1], torch", "step 1: only the first head"),
-        ("(model, heads, torch", "(model, heads[-1:], torch", "step 1: only the last head"),
         ("after = model(tokens)", "model(tokens)\n    after = logits", "step 1: nothing is lost"),
-        (f"return {LOST}", f"{STAYS}\n    return {LOST}", "stays on the model"),
-        ("return table", "return ...", "step 2 is still to do"),
         (BOTH, f"-({BOTH})", "step 2: the sign is swapped"),
         (" - single[i] - single[j]", "", "step 2: the single losses are not"),
         (" = table[j, i]", "", "step 2: each pair stands there once"),
-        ("return table", "return table - torch.tensor(single).diag()", "step 2: the diagonal"),
         ("    return table", "    return (table.tril() + table.triu()) / 2", "step 2: half of it"),
-        ("    return table", "    return table[0]", "step 2: expected shape"),
     ],
 }

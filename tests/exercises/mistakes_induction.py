@@ -11,7 +11,6 @@ BY_MASK = """def above_null(scores, null):
     places = (scores > null.max()).nonzero()
     return places[scores[scores > null.max()].argsort(descending=True)]"""
 
-STAYS = "model.add_hook('ln_final.hook_in', lambda x, hook: x)"
 SECOND = "[:, n + 1 :].mean()"
 HOOK = "(f'blocks.{layer}.attn.hook_z', lambda z, hook: z.index_fill(2, torch.tensor(head), 0))"
 WITHOUT = "ablate(model, [(layer, head)])"
@@ -89,11 +88,8 @@ MISTAKES = {
         ("[..., -n:]", "", "with BOS as a key"),
         ("[..., -n:]", "[..., 1:]", "last query of the first copy"),
         ("[..., -n:]", "[..., -n:-1]", "The last query is left out"),
-        ("[..., -n:]", "[..., 3:]", "The first query is left out"),
         (DIAGONAL, f"sum({EACH})", "This is a sum"),
-        ("mean(dim=-1)", "amax(dim=-1)", "the best query"),
         (DIAGONAL, f"sum({EACH}) / n".replace("n + j, j + 1", "j + 1, n + j"), "are swapped"),
-        ("mean(dim=-1)", "mean(dim=(0, -1))", "expected shape (2, 4)"),
         (DIAGONAL, DIAGONAL.replace("1 - n", "-4").replace("-n:", "-5:"), "numbers differ"),
     ],
     "4.2": [
@@ -101,14 +97,11 @@ MISTAKES = {
         ("null.max()", "null.max() + 0.005", "what is above it is not"),
         ("null.max()", "null.amax(dim=0)", "its own null only"),
         ("null.max()", "null.mean(dim=0).max()", "averaged before the maximum"),
-        ("null.max()", "null[0].max()", "first row"),
-        ("null.max()", "null.mean()", "too low: a mean"),
         ("null.max()", "null.mean() + 2 * null.std()", "mean + 2 sd"),
         ("scores >", "scores >=", "exactly the null's highest"),
         ("-scores[place]", "scores[place]", "turned round"),
         ("-scores[place]", "place", "wrong order"),
         (BY_ORDER.replace("divmod(i, scores.shape[1])", "i"), "a flat index"),
-        (BY_ORDER.replace("shape[1])", "shape[1])[::-1]"), "Layer and head are swapped"),
         ("def above_null(scores, null): return [(2, 1), (1, 3), (2, 0)]", "not read from `null`"),
     ],
     "4.3": [
@@ -116,15 +109,11 @@ MISTAKES = {
         ("loss() - plain", "plain - loss()", "The sign is turned"),
         (SECOND, ".mean()", "over the whole row"),
         (SECOND, "[:, n:].mean()", "first token is counted"),
-        (SECOND, "[:, n + 2 :].mean()", "second token of the second"),
         (SECOND, "[:, :n].mean()", "This is the first copy"),
         (SECOND, "[:, n + 1 :].sum(1).mean()", "This is a sum"),
-        (SECOND, "[0, n + 1 :].mean()", "first row alone"),
         (SECOND, "[:, 10:].mean()", "not on another one"),
         (WITHOUT, "ablate(model, [(layer, head)], positions=[-1])", "The last predicts nothing"),
         ("return grid", "return grid * 0", "Nothing changes"),
-        ("return grid", "return grid[0]", "expected shape"),
-        ("return grid", f"{STAYS}\n    return grid", "a hook stays on the model"),
     ],
     "4.4": [
         ([("_resid_post", "_resid_pre"), ('"resid_post', '"resid_pre')], "the embedding"),
@@ -134,29 +123,18 @@ MISTAKES = {
         (WRITES, f"stream @ {TILED} @ model.W_O[place] @ model.W_U", "values are shared"),
         (WRITES, "stream @ model.W_U", "step 2: this is the stream through W_U"),
         (WRITES, "stream @ ov.A @ ov.B", "step 2: this is what the head writes"),
-        ("model.OV[place]", "model.OV[place[0], 0]", "step 2: this is head 0"),
-        (WRITES, "...", "step 2 is still to do"),
-        ("< k", "< k - 1", "step 3: off by one"),
-        ("< k", "< 5", "step 3: this is what another `k` gives"),
+        ("< k", "< k - 1", "off by one"),
         (".float().mean()", ".float().sum()", "step 3: this is a number of tokens"),
-        ("logits > own", "logits < own", "step 3: this counts from the lowest"),
-        ("< k", ">= k", "step 3: this is the share outside"),
-        ("    ov =", f"    {STAYS}\n    ov =", "a hook stays on the model"),
     ],
     "4.5": [
         (GROUPS, "shared.repeat(n_heads // len(shared), 1, 1)", "step 1: the groups alternate"),
-        (GROUPS, "shared", "step 1: expected shape"),
         (" / (qk.norm() * ov.norm())", "", "step 2: not divided"),
         ("qk @ ov.T", "ov @ qk", "step 2: this is Q-composition"),
         ("qk @ ov.T", "qk @ ov", "step 2: W_OV is not transposed"),
         ("qk @ ov.T", "qk.T @ ov", "step 2: this joins the later head's queries"),
-        (FORMULA, f"({FORMULA}) ** 2", "step 2: this is the squared score"),
         ("(qk.norm() * ov.norm())", "(w_q.norm() * w_k.norm() * w_v.norm() * w_o.norm())", "W_QK"),
-        (FORMULA, "...", "step 2 is still to do"),
         (KEY, "weights.W_K[layer, head % len(weights.W_K[layer])]", "the later head's key"),
         ("w_v[j]", "weights.W_V[i, j % len(weights.W_V[i])]", "the earlier heads' value"),
         ("torch.zeros(layer,", "torch.zeros(len(weights.W_Q),", "step 3: all layers are there"),
-        ("return grid", "return grid.T", "the first axis is the layer"),
-        ("return grid", "return weights.QK[place]", "AttributeError"),
     ],
 }

@@ -6,7 +6,6 @@ LAST = (
     "model.run_with_hooks(torch.zeros(stream.shape[:2], dtype=torch.long), fwd_hooks=["
     "(f'blocks.{model.cfg.n_layers - 1}.hook_resid_post', lambda resid, hook: stream)])"
 )
-STAYS = "model.add_hook('ln_final.hook_in', lambda x, hook: x)"
 RANK = "(rows > rows[:, answer, None]).sum(dim=1) + 1"
 LENGTH = "len(ranks) - stay"
 IN_A_ROW = "((ranks == 1) & (ranks.roll(-1, 0) == 1) & (ranks.roll(-2, 0) == 1))"
@@ -57,10 +56,10 @@ RIGHT = {
         *".numpy() .tolist() .int()".split(),
         ("return prompt", "return prompt[0]"),
         ("[token] * 12", "[token] * 5"),
-        ("range(model.cfg.d_vocab)", "reversed(range(model.cfg.d_vocab))"),
+        ("range(model.cfg.d_vocab)", "range(1, model.cfg.d_vocab, 2)"),
         ("end.max() >= 0.5", "end[start.argmax()] > 0.6"),
         """def early_prompt(model, bos):
-    rows = torch.arange(17)[:, None].repeat(1, 10)
+    rows = torch.arange(min(model.cfg.d_vocab, 99))[:, None].repeat(1, 10)
     rows[:, 0] = bos
     end = model(rows)[:, -1].softmax(-1)
     lens = model.unembed(model.ln_final(model.run_with_cache(rows)[1]["resid_pre", 0]))[:, -1]
@@ -92,28 +91,19 @@ RIGHT = {
             (MAP, "return lambda streams: (streams + streams @ A + b).double()"),
             ("model.ln_final(streams)", "model.ln_final(streams.float())"),
         ],
-        [  # a module instead of two tensors
-            ("A = torch", "M = torch.nn.Linear(width, width)\n        A = torch"),
-            ("optimizer =", "A, b = M.parameters(); A.data *= 0; b.data *= 0\n        optimizer ="),
-            (LOSS, "loss = decoded_kl(model, streams + M(streams), output)"),
-            ("A, b = A.detach(), b.detach()", "A, b = A.detach().T, b.detach()"),
-        ],
     ],
 }
 
 MISTAKES = {
     "5.1": [
         (HEAD, "model.unembed(stream)", "norm is missing"),
-        (HEAD, f"torch.layer_norm(stream, stream.shape[-1:]) {OUT}", "not on another one"),
+        (HEAD, f"torch.layer_norm(stream, stream.shape[-1:]) {OUT}", "another one|RMSNorm does"),
         (HEAD, "model.ln_final(stream) @ model.W_U", "bias is missing"),
         (HEAD, f"{HEAD}.softmax(-1)", "These are probabilities"),
         (HEAD, f"{HEAD}.log_softmax(-1)", "These are log-probabilities"),
         (HEAD, f"stream / (stream.square().mean(-1, True) + 1e-5).sqrt() {OUT}", "centres first"),
         (HEAD, f"(x := centre(model, stream)) / x.square().mean().sqrt() {OUT}", "One scale for"),
         (HEAD, f"centre(model, stream) / stream.std(-1)[..., None] {OUT}", "divides by one less"),
-        (HEAD, "model.ln_final(stream)", "expected shape"),
-        (HEAD, HEAD.replace("stream", "stream[:1]"), "expected shape"),
-        ("return ", f"{STAYS}; return ", "a hook stays on the model"),
         ("(model, stream):", "(_, stream, model=model):", "your code stopped with"),
     ],
     "5.2": [
@@ -126,7 +116,6 @@ MISTAKES = {
         ("rows > rows[:, answer, None]", "rows.round() > rows[:, answer, None].round()", "differ"),
         (RANK, "[2, 1, 6]", "use the argument `answer`"),
         (RANK, "[len({x for x in r.tolist() if x >= r[answer]}) for r in rows]", "one by one"),
-        ("return ", "", "`return`"),
     ],
     "5.3": [
         (LENGTH, "(ranks == 1).int().argmax(0)", "the first row with rank 1"),
@@ -141,35 +130,25 @@ MISTAKES = {
     ],
     "5.4": [
         (PROMPT + "[bos] + [model.to_single_token(' very')] * 12", "without a tokenizer"),
-        (PROMPT + "[bos] + [2] * 12", "right on the model at hand, not"),  # right on a toy as well
-        (PROMPT + "' very' * 12", "token ids, not a text"),
+        (PROMPT + "[bos] + [2] * 12", "at hand, not|The two must be"),  # right on a toy as well
         (PROMPT + "model.to_tokens('The capital of Italy is')[0]", "that it has just read"),
         ("start.argmax() == end.argmax() and ", "", "The two must be"),
         (" and end.max() >= 0.5", "", "not sure itself"),
         ("end.max() >= 0.5", "end.max() >= 0.4", "not sure itself"),
         ("[token] * 12", "[token] * 4", "use 5 to 20"),
-        ("[token] * 12", "[token] * 21", "use 5 to 20"),
         ("return prompt", "return prompt[:, 1:]", "Begin the row with BOS"),
         ("return prompt", "return prompt / 1", "one row of token ids"),
-        ("            return prompt", "            break", "gives None"),
-        ("    for token", f"    {STAYS}\n    for token", "a hook stays on the model"),
     ],
     "5.5": [
         ("mean(dim=1, keepdim", "mean(dim=-1, keepdim", "over the tok"),
         ("beneath(rows)[..., ids]", "rows[..., ids]", "the habit still chooses"),
-        ("rows.mean(dim=1, keepdim=True)", "rows.mean(0)", "each row has its own"),
-        (MEAN, "rows", "as they were"),
         (MEAN, "rows.mean(1, keepdim=True).expand_as(rows)", "take it off"),
         (CHOSEN, "beneath(rows).argmax(-1)", "among the answers only"),
         (CHOSEN, "beneath(rows)[..., ids].argmax(-1)", "place in it"),
-        (SHARE, SHARE.replace("dim=1", ""), "one number for each row"),
         (QUANTILE, "shares.mean(0)", "mean share of luck"),
-        (QUANTILE, "shares.max(0).values", "95 % quantile between"),
         (QUANTILE, "shares.quantile(0.95).expand(len(rows))", "one quantile for all rows"),
-        ("0.95", "0.9", "95 % quantile between"),
         ("0.95", "0.92", "95 % quantile between"),
         ("answers[torch.randperm(len(answers))]", "answers", "the true answers"),
-        (QUANTILE, "...", "right up to here; step 3 is still to do"),
         ("randperm(len(answers))", "randint(len(answers), answers.shape)", "answer dealt once"),
         ("[..., ids].argmax", "[..., ids].abs().argmax", "not the largest size"),
     ],
@@ -178,7 +157,6 @@ MISTAKES = {
         (KL, KL.replace(".mean()", ".sum()"), "not the sum"),
         (KL, "(decoded.exp() * (decoded - output)).sum(-1).mean()", "other way"),
         ("(output.exp() * (output - decoded))", "-(output.exp() * decoded)", "cross-entropy"),
-        (KL, "(output.exp() * (output - decoded)).mean()", "over the tokens of the vocabulary"),
         ("range(300)", "range(2)", "the whole of `A` trained"),
         (MAP, "return lambda streams: streams + b", "step 2"),
         ("Adam([A, b]", "Adam([A]", "Are `b` and the whole"),
@@ -188,16 +166,13 @@ MISTAKES = {
         # trains on the held-out texts
         ("streams, output), train", "*held_out), train", "nothing carries over"),
         ("streams, output), train", f"{BOTH}), train", "nothing carries over"),
-        ("model.unembed(model.ln_final(streams))", LAYER_NORM, "not on another one"),
+        ("model.unembed(model.ln_final(streams))", LAYER_NORM, "on another one|step 1: you give"),
         ("train(model, streams, dealt)]", "train(model, streams, output)]", "outputs were dealt"),
         # the third made from the held-out texts, in whole and in part
         ([("streams, dealt)]", "held_out[0], held)]"), ("    dealt =", HELD)], "how frequent"),
         ("streams, dealt)]", "held_out[0], dealt)]", "your code stopped with"),
-        (THREE, "[3.0, 0.1, 2.0]", "the first is the logit lens"),
-        (THREE, "...", "right up to here; step 3 is still to do"),
         ("streams, dealt)", "streams.flip(-1), output)", "Streams stay as they are"),
         ("streams, dealt)", f"streams, {MEANS})", "learn nothing by heart"),
         ("train(model, streams, dealt)", "lambda x: 0 * x", "in the training texts it can learn"),
-        ("    width =", f"    {STAYS}\n    width =", "a hook stays on the model"),
     ],
 }

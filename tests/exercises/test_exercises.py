@@ -169,6 +169,28 @@ def told(judged: tuple[str, str], words: str) -> None:
 
 @pytest.mark.slow
 @every
+def test_a_step_to_do_is_named_and_a_hook_that_stays_refused(prepared, name, number):
+    """Of each function of an answer that is right otherwise."""
+    stub, answer = cells(name)[f"{number}-stub"].source, solution(name, number)
+    for place, function in enumerate(ast.parse(stub).body, 1):
+        undone = f"{answer}\n{ast.get_source_segment(stub, function)}"
+        status, shown = attempt(prepared(name), name, number, undone)
+        assert status == (checks.UNSOLVED if place == 1 else checks.WRONG)
+        assert place == 1 or f"right up to here; step {place} is still to do" in shown
+        if function.args.args[0].arg == "model":
+            leaves = f"{answer}\n{LEAVES.replace('NAME', function.name)}"
+            told(attempt(prepared(name), name, number, leaves), "a hook stays on the model")
+
+
+LEAVES = """
+def NAME(model, *given, right=NAME):
+    model.add_hook('ln_final.hook_in', lambda x, hook: x)
+    return right(model, *given)
+"""
+
+
+@pytest.mark.slow
+@every
 def test_a_right_answer_on_another_device_passes(prepared, name, number):
     space, check = prepared(name), cells(name)[f"{number}-check"].source
     run([solution(name, number)], space)

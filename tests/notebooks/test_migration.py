@@ -34,7 +34,6 @@ COUNTING = torch.arange(10)[None]
 LOUD = """
 L1 | ImportError: boot_transformers | from transformer_lens import HookedTransformer
 L1 | ModuleNotFoundError | import transformer_lens.HookedTransformer
-L1 | ImportError | hasattr(transformer_lens, "HookedTransformer")
 L2 | AttributeError: from_pretrained | TransformerBridge.from_pretrained("gpt2")
 L4 | TypeError: NAME | boot(NAME=2) | fold_ln center_writing_weights center_unembed
      fold_value_biases refactor_factored_attn_matrices first_n_layers default_prepend_bos
@@ -42,10 +41,8 @@ L4 | TypeError: NAME | boot(NAME=2) | fold_ln center_writing_weights center_unem
 L7 | TypeError | boot(dtype="bfloat16")
 L9 | RuntimeError: requires grad | with torch.enable_grad(): model(tokens).numpy()
 T1 | AssertionError: not a single token | model.to_single_token(" the city")
-T1 | AssertionError: shape | model.to_str_tokens(tokens.expand(2, -1))
 T2 | ValueError: text input | model([1, 2, 3])
 T2 | IndexError | model(model.to_tokens(long, truncate=False))
-T2 | IndexError | greedy(model, model.to_tokens(long)[:, 1:])
 R3 | KeyError: matched no hook points | cached(model, NAME) | TYPO [TYPO] "resid_post"
 R3 | ValueError: names_filter | cached(model, NAME) | (POST,) {POST}
 R4 | KeyError | cache[NAME] | "resid_psot",0 "resid_post",4 "scale",0 "resid_post"
@@ -69,7 +66,6 @@ W7 | TypeError: not callable | model.all_head_labels()
 W7 | TypeError: move_model | cache.to("cpu", move_model=True)
 A3 | KeyError | model.run_with_cache(tokens)[1]["result", 0]
 P2 | ImportError: removed in Trans | from transformer_lens import NAME | utils components loading
-P2 | ImportError: HookedRootModule | from transformer_lens.hook_points import HookedRootModule
 P2 | ModuleNotFoundError | import transformer_lens.utils
 P4 | ImportError: TransformerBridgeConfig | from transformer_lens import HookedTransformerConfig
 P4 | TypeError | TransformerBridge(TransformerBridgeConfig(**SMALL))
@@ -83,9 +79,7 @@ L2 | compat()(tokens).log_softmax(-1) == plain(tokens).logits.log_softmax(-1)
 L2 | logits.mean(-1) == torch.zeros(tokens.shape)
 L3 | raw_logits == plain(tokens).logits
 L3 | raw_logits - raw_logits.mean(-1, keepdim=True) == logits
-L3 | raw_cache["pattern", 1] == cache["pattern", 1]
 L3 | raw_cache["resid_post", 1] != cache["resid_post", 1]
-L3 | raw_cache["z", 1] != cache["z", 1]
 L4 | compat(NAME)(tokens).softmax(-1) == logits.softmax(-1) | fold_ln=False center_unembed=False
      center_writing_weights=False fold_value_biases=False refactor_factored_attn_matrices=True
 L4 | boot(hf_config_overrides={"n_layer": 2})(tokens) == raw.unembed(raw.ln_final(raw_cache[POST]))
@@ -100,7 +94,6 @@ L8 | import copy; mine = network(); boot("gpt2", NAME).enable_compatibility_mode
      | mine copy.deepcopy(mine)
 L9 | (model.W_U.requires_grad, model(tokens).requires_grad) == (True, False)
 T1 | tokens[0, 0] == model.tokenizer.bos_token_id
-T1 | model.to_string(tokens[0, 1:]) == TEXT
 T1 | model.to_tokens(" the", prepend_bos=False) == [[model.to_single_token(" the")]]
 T2 | model(torch.tensor([1, 2, 3])) == model(torch.tensor([[1, 2, 3]]))
 T2 | model.to_tokens(long).shape[1] == model.cfg.n_ctx
@@ -116,18 +109,12 @@ R1 | len(cached(model, "blocks.0.hook_resid_post")) != 1
 R1 | _, mine = hooked(model, tokens); mine["resid_post", 0][:] = 7; mine["resid_pre", 1].min() == 7
 R2 | model(tokens, retrun_type="loss") == logits
 R2 | len(model.run_with_cache(tokens, name_filter=POST)[1]) == len(cache)
-R2 | model.run_with_hooks(tokens, fwd_hook=[(POST, returned(0))]) == logits
-R2 | greedy(model, tokens, temprature=9.0) == greedy(model, tokens)
 R2 | import inspect; "names_filter" in inspect.signature(model.run_with_cache).parameters == True
 R3 | cached(model, [POST, TYPO]) == cached(model, POST)
 R3 | cached(model, lambda name: name.endswith("psot")) == set()
 R4 | cache[NAME] == cache["blocks.0.attn.hook_pattern"] | "pattern",0,"attn" "pattern",0 "attn",0
 R4 | cache["resid_post", -1] == cache["blocks.3.hook_resid_post"]
-R4 | cache["scale"] == cache["ln_final.hook_scale"]
-R4 | cache["pattern", 0].sum(-1) == torch.ones(1, model.cfg.n_heads, tokens.shape[1])
-R5 | model(tokens, stop_at_layer=4) == logits
 R5 | model(tokens, stop_at_layer=3) == cache["resid_post", 2]
-R6 | model(tokens[:, -1:], past_kv_cache=past) == model(tokens[:, -1:])
 R6 | _, past = model(tokens[:, :-1], return_type="logits_and_cache");
      model(tokens[:, -1:], past_key_values=past)[:, -1] == logits[:, -1]
 R7 | seen = []; leaf = lambda v, hook: seen.append(v.clone().requires_grad_()) or seen[0];
@@ -144,7 +131,6 @@ H4 | POST != model.hook_dict[POST].name
 H4 | seen = []; hook = (POST, lambda _, hook: seen.append((hook.name, hook.layer())));
      hooked(model, tokens, hook);
      seen == [(model.hook_dict[POST].name, 1)]
-H4 | model.hook_dict[ATTN_OUT].name != raw.hook_dict[ATTN_OUT].name
 H5 | hooked(model, corrupted, (MID, in_place(clean[MID])))[0] == pair.clean_logits
 H5 | after = hooked(model, corrupted, (MID, returned(clean[MID])))[1];
      after[POST] == pair.corrupted_cache[MID] + clean["mlp_out", 1]
@@ -167,18 +153,13 @@ G3 | greedy(model, tokens, use_past_kv_cache=False) == greedy(model, tokens)
 W1 | product = torch.einsum("bpm,hmd->bphd", cache["normalized", 1, "ln1"], model.W_NAME[1]);
      product + model.b_NAME[1] == cache["NAME".lower(), 1] | Q K V
 W1 | cache["z", 1].flatten(-2) @ model.W_O[1].flatten(0, 1) + model.b_O[1] == cache[ATTN_OUT]
-W1 | cache["normalized", 1, "ln2"] @ model.W_in[1] + model.b_in[1] == cache["pre", 1]
 W1 | cache["post", 1] @ model.W_out[1] + model.b_out[1] == cache["mlp_out", 1]
-W1 | model.W_E[tokens] + model.W_pos[: tokens.shape[1]] == cache["resid_pre", 0]
-W1 | model.blocks[1].attn.W_Q == model.W_Q[1]
 W1 | model.QK[1, 0].AB == model.W_Q[1, 0] @ model.W_K[1, 0].T
 W1 | mine = compat(); mine.W_O[1] = 0; mine(tokens) == logits
 W1 | mine = compat(); mine.blocks[1].attn.W_O[:] = 0; mine(tokens) != logits
 W2 | model.blocks[1](cache["resid_pre", 1])[0] == cache[POST]
-W2 | model.pos_embed(torch.tensor([[5, 6, 7]]))[0] == model.W_pos[5:8]
 W2 | model.unembed(model.ln_final(cache["resid_post", -1])) == logits
 W3 | any("W_Q" in name for name, _ in model.named_parameters()) == False
-W3 | any("resid_post" in name for name, _ in model.named_modules()) == False
 W3 | isinstance(model, transformer_lens.HookedRootModule) == False
 W3 | dict(model.tl_named_parameters())["blocks.1.attn.W_Q"] == model.W_Q[1]
 W4 | other = boot(); other.load_state_dict(model.state_dict()); other(tokens) != logits
@@ -192,9 +173,7 @@ W5 | from transformer_lens.utilities import tl_checkpoint_conversion as conversi
      mine(tokens) == raw_logits
 W6 | cfg, theirs = model.cfg, plain.config; [cfg.n_layers, cfg.n_heads, cfg.d_vocab, cfg.n_ctx]
      == [theirs.n_layer, theirs.n_head, theirs.vocab_size, theirs.n_positions]
-W6 | [model.cfg.d_model, model.cfg.d_head] == [*model.W_Q[0, 0].shape]
 W6 | (model.cfg.n_params, raw.n_params_total) == (None, plain.num_parameters())
-W6 | (model.cfg.attn_scale, model.cfg.normalization_type) == (-1.0, "LN")
 W6 | (model.compatibility_mode, raw.compatibility_mode) == (True, False)
 W6 | cache["k", 1][0, :, 3] @ cache["q", 1][0, -1, 3] / model.cfg.d_head**0.5
      == cache["attn_scores", 1][0, 3, -1]
@@ -217,11 +196,9 @@ P3 | from transformer_lens import evals; text = evals.sanity_check(lambda text, 
      evals.sanity_check(model) == torch.nn.functional.cross_entropy(model(ids)[0, :-1], ids[0, 1:])
 P3 | transformer_lens.utilities.test_prompt(TEXT, "Paris", model) == None
 P4 | native()(COUNTING) == native()(COUNTING)
-P4 | native(seed=1)(COUNTING) != native()(COUNTING)
 P5 | native(NAME)(COUNTING) == native()(COUNTING) | use_attn_scale=False parallel_attn_mlp=True
      use_local_attn=True,window_size=2,attn_types=["local","local"] use_qk_norm=True
      scale_attn_by_inverse_layer_idx=True dtype=torch.float64
-P5 | native(attn_scale=2.0)(COUNTING) != native()(COUNTING)
 P5 | _, mine = native().run_with_cache(COUNTING); mine["attn_scores", 1] == mine["pattern", 1]
 P5 | double = TransformerBridge.boot_native(TransformerBridgeConfig(**SMALL), dtype=torch.float64);
      double(COUNTING).dtype == torch.float64

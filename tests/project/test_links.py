@@ -38,14 +38,6 @@ def test_a_move_reaches_every_link(copy):
     assert {path.name: path.read_bytes() for path in links.files(copy)} == here
 
 
-def test_a_new_version_reaches_every_link(copy):
-    path = copy / "pyproject.toml"
-    path.write_text(re.sub(r'(?m)^version = ".*"', 'version = "9.8.7"', path.read_text("utf-8")))
-    assert links.main([], copy) == 0
-    texts = [path.read_text("utf-8") for path in links.files(copy)]
-    assert all("9.8.7" in text and TAG not in text for text in texts)
-
-
 @pytest.mark.parametrize("bad", ["owner", "owner/name/more", "owner/na me", "https://x/owner/name"])
 def test_what_is_no_repository_is_refused(copy, bad, capsys):
     assert links.main([bad], copy) == 2
