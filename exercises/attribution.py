@@ -138,14 +138,12 @@ def unseen_head(attempt, model, tokens, right, contrast) -> None:
 
 @exercise("3.3", "The mover, its opponent, and their source")
 def movers(find_heads, by_position, by_place, model, tokens, right, giver) -> None:
-    """Heads, positions and places: on the model, on a random one with shared values, on one whose
-    weights are not centred, and on a toy model whose name mover and negative one are known."""
+    """Heads, positions and places: on the model, on a random one with shared values, and on a toy
+    model whose name mover and negative name mover are known. Centring makes no difference where the
+    norm is folded into `W_U`: its columns are centred then."""
     given = tokens, right, giver
-    network, raw = toy.name_mover_network(), toy.random_network(n_heads=3, seed=1)
-    as_is = {"center_writing_weights": False, "center_unembed": False}
-    raw.enable_compatibility_mode(disable_warnings=True, **as_is)
-    cases = [(model, given), (second_model(model), given)]
-    cases += [(raw, toy.name_prompts()), (network, toy.name_prompts())]
+    network = toy.name_mover_network()
+    cases = [(model, given), (second_model(model), given), (network, toy.name_prompts())]
     cases = [(each, words, each.run_with_cache(words[0])[1]) for each, words in cases]
     ends = [_ends(_effects(each, cache, *words[1:]).mean(0), each) for each, words, cache in cases]
     assert ends[-1] == [toy.NAME_MOVER, toy.NEGATIVE]

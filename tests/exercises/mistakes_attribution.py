@@ -17,7 +17,6 @@ BY_HOOK = """def unseen_head(model, tokens, answer, contrast):
             after = model.run_with_hooks(tokens, fwd_hooks=hooks)
             lost[layer, head] = -logit_diff(after, answer, contrast).mean()
     return divmod(lost.argmax().item(), model.cfg.n_heads)"""
-UNCENTRED = "moved @ model.W_O[layer, head]"
 SILENT = "torch.cat([0 * z[:, :-1], z[:, -1:]], dim=1)"
 ONE, WORST = "one = gap(model(row[None]))", ", gap)\n        lost = one.maximum(0 * one + lost)"
 
@@ -66,6 +65,7 @@ RIGHT = {
         (TABLE, "[[(e * p).sum().item() / len(tokens) for p in places] for e in effects]"),
         (TABLE, f"torch.tensor({TABLE}).double().numpy()"),
         [(MOVED, "v"), (SAID, f'{SAID} * cache["pattern", layer][:, head, -1]')],
+        ("centre(model, moved @ model.W_O[layer, head])", "moved @ model.W_O[layer, head]"),
     ],
     "3.4": [
         *".numpy() .double() .tolist()".split(),
@@ -110,7 +110,6 @@ MISTAKES = {
         ("effect.argmax", "effect.abs().argmax", "the first has the largest size"),
         (MOVED, "v", "step 2: every position counts"),
         (SAID, 'cache["pattern", layer][:, head, -1]', "step 2: this is where the head attends"),
-        ("centre(model, moved @ model.W_O[layer, head])", UNCENTRED, "step 2: right on the model"),
         (ALONG, ALONG.removesuffix(" / last"), "step 2: the final scale is forgotten"),
         (ALONG, ALONG.replace(" / last", "[:1] / last"), "step 2: all rows use the first"),
         (" - model.W_U[:, giver]", "", "step 2: the giver is missing"),
