@@ -1,5 +1,5 @@
 """Exercises on the real model: the solution and the first wrong answer of each; all of the tables
-by `pytest -m exhaustive`, in a quarter of an hour."""
+by `pytest -m exhaustive`, in some twenty minutes."""
 
 import pytest
 from test_exercises import answers, attempt, checks, code, each, entries, ids, solution, start, told
