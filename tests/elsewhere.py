@@ -19,7 +19,7 @@ from torch.utils.backend_registration import _setup_privateuseone_for_python_bac
 _setup_privateuseone_for_python_backend("elsewhere")
 DEVICE = torch.device("elsewhere", 0)
 MOVES = ("aten::_to_copy", "aten::copy_")
-INDEXES = ("aten::index", "aten::_index_put", "aten::_unsafe_index")  # may lie on the CPU
+INDEXED = ("aten::index", "aten::index_put_", "aten::index_put", "aten::_index_put_impl_")
 
 
 class Elsewhere(torch.Tensor):
@@ -71,16 +71,18 @@ def _tensors(given) -> Iterator[torch.Tensor]:
 
 def _compute(func, args=(), kwargs=MappingProxyType({})):
     """What `func` gives, on the device that its tensors or its argument `device` tell."""
-    tensors = list(_tensors((args, tuple(kwargs.values()))))
+    tensors, name = list(_tensors((args, tuple(kwargs.values())))), func._schema.name
     there = any(isinstance(each, Elsewhere) for each in tensors)
+    if name in INDEXED:  # the index itself may lie on the CPU
+        tensors = list(_tensors((args[0], *args[2:])))
     here = any(each.dim() for each in tensors if not isinstance(each, Elsewhere))
-    if there and here and not func._schema.name.startswith(MOVES + INDEXES):
+    if there and here and name not in MOVES:
         raise RuntimeError(f"Expected all tensors to be on the same device ({func})")
     given = {name: _unwrap(value) for name, value in kwargs.items()}
     if (device := kwargs.get("device")) is not None:
         there, given["device"] = torch.device(device).type == DEVICE.type, "cpu"
     result = func(*map(_unwrap, args), **given)
-    if isinstance(args[0] if args else None, Elsewhere) and func._schema.name.endswith("_"):
+    if isinstance(args[0] if args else None, Elsewhere) and name.endswith("_"):
         if torch.Tag.inplace_view in func.tags:  # the outer tensor's sizes change with the inner's
             with no_dispatch():
                 torch._C._set_meta_in_tls_dispatch_include(True)
