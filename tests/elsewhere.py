@@ -7,7 +7,6 @@ GPU's order of sums, speed and memory are not in it.
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import wraps
 from types import MappingProxyType
 
 import torch
@@ -48,9 +47,10 @@ for name in ("tolist", "untyped_storage", "__format__", "__repr__"):  # read as 
     setattr(Elsewhere, name, lambda self, *given, reads=reads: reads(self.inner, *given))
 
 
-def _wrap(given):
+def away(given):
+    """The same with every tensor elsewhere."""
     if isinstance(given, list | tuple):
-        return type(given)(map(_wrap, given))
+        return type(given)(map(away, given))
     here = isinstance(given, torch.Tensor) and not isinstance(given, Elsewhere)
     return Elsewhere(given) if here else given
 
@@ -89,7 +89,7 @@ def _compute(func, args=(), kwargs=MappingProxyType({})):
                 func(*args, **kwargs)
                 torch._C._set_meta_in_tls_dispatch_include(False)
         return args[0]
-    return _wrap(result) if there else result
+    return away(result) if there else result
 
 
 class _Dispatch(TorchDispatchMode):
@@ -120,10 +120,3 @@ def second_device() -> Iterator[None]:
     """Within the `with` there is a device "elsewhere"."""
     with _Dispatch(), _Functions():
         yield
-
-
-def away(given):
-    """The same with every tensor elsewhere, a function with all that it gives."""
-    if callable(given) and not isinstance(given, torch.Tensor):
-        return wraps(given)(lambda *args, **kwargs: away(given(*args, **kwargs)))
-    return type(given)(map(away, given)) if isinstance(given, list | tuple) else _wrap(given)

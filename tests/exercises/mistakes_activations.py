@@ -32,7 +32,6 @@ EACH = "return torch.einsum('hqk,hkd,hdm->hqkm', cache['pattern', layer][0], v, 
 
 RIGHT = {
     "1.1": [
-        *".numpy() .tolist()".split(),
         mean("resid[:, 1:].norm(dim=-1).mean(-1)"),
         mean("torch.linalg.vector_norm(resid, dim=2)[:, 1:].mean(1)"),
         mean("resid.double()[:, 1:].square().sum(-1).sqrt().mean(1)"),
@@ -41,7 +40,6 @@ RIGHT = {
         "mean_norm = lambda x: torch.einsum('bpd,bpd->bp', x, x).sqrt()[:, 1:].mean(1)",
     ],
     "1.2": [
-        *".double() .numpy() .tolist()".split(),
         (ADD, 'stream += cache["attn_out", i]\n        stream += cache["mlp_out", i]'),
         (ADD, 'stream = stream + cache[f"blocks.{i}.hook_mlp_out"] + cache["attn_out", i]'),
         ("for i in range(layer + 1):", "for i in reversed(range(layer + 1)):"),
@@ -52,7 +50,6 @@ RIGHT = {
     return torch.stack([start, *parts]).sum(0)""",
     ],
     "1.3": [
-        *".double() .numpy()".split(),
         ("        z = z.clone()\n", ""),
         (WRITE, "z[:, -1, head] *= 0"),
         (WRITE, "z[:, -1, head] = torch.zeros_like(z[:, -1, head])"),
@@ -86,7 +83,6 @@ RIGHT = {
         (GONE, "neuron_shares(model, cache, layer).argsort(descending=True)[:count]"),
     ],
     "1.6": [
-        *".double() .numpy() .tolist()".split(),
         (MOVED, EACH),
         ("v @ model.W_O[layer]", "torch.stack([*map(torch.mm, v, model.W_O[layer])])"),
         (VALUES, f"{STORED}.repeat_interleave(model.cfg.n_heads // cache['v', layer].shape[2], 0)"),

@@ -35,7 +35,6 @@ BOTH = "loss(i, j) - single[i] - single[j]"
 
 RIGHT = {
     "3.1": [
-        *".double() .numpy() .tolist()".split(),
         (SPLIT, "[*parts, b_U[answer] - b_U[contrast]]"),
         (PARTS, "(centred @ (W_U[:, answer] - W_U[:, contrast])) / scale"),
         (PARTS, 'torch.einsum("pd,d->p", centred, W_U[:, answer] - W_U[:, contrast]) / scale'),
@@ -68,7 +67,6 @@ RIGHT = {
         ("centre(model, moved @ model.W_O[layer, head])", "moved @ model.W_O[layer, head]"),
     ],
     "3.4": [
-        *".numpy() .double() .tolist()".split(),
         (LOST, f"({LOST}).double()"),
         ("positions=[-1]", "positions=[tokens.shape[1] - 1]"),
         (ABLATE, "ablate(model, tuple(map(tuple, heads)), torch.stack(means).double(), (-1,))"),

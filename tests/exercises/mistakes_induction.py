@@ -28,7 +28,6 @@ KEY = "expand(weights.W_K[layer], n_heads)[head]"
 
 RIGHT = {
     "4.1": [
-        *".double() .numpy() .tolist()".split(),
         ("[..., -n:]", "[..., 2:]"),
         (DIAGONAL, f"sum({EACH}) / n"),
         (DIAGONAL, "pattern.numpy().diagonal(1 - n, -2, -1)[..., -n:].mean(-1)"),
@@ -47,7 +46,6 @@ RIGHT = {
     ],
     "4.3": [
         (WITHOUT, f"model.hooks(fwd_hooks=[{HOOK}])"),
-        *".double() .numpy() .tolist()".split(),
         (SECOND, "[:, n + 1 :].mean(1).mean()"),
         (SECOND, "[:, 1 - n :].double().mean()"),
         (WITHOUT, "ablate(model, [(layer, head)], 0.0)"),
@@ -60,7 +58,7 @@ RIGHT = {
                for row in tokens) / len(tokens)""",
     ],
     "4.4": [
-        *".item() .double()".split(),
+        ".item()",
         (SHARE, SHARE.replace("float()", "numpy()")),
         (STREAM, "cache['resid_post', 0][:, -1].clone()"),
         (WRITES, "torch.einsum('td,de,ev->tv', stream, ov.AB, model.W_U)"),

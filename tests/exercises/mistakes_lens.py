@@ -33,7 +33,6 @@ RIGHT = {
         (HEAD, "torch.cat([model.unembed(model.ln_final(row[None])) for row in stream])"),
         (HEAD, f"centre(model, stream) / scale(model, stream) {OUT}"),
         (HEAD, LAST),
-        *".double() .numpy() .tolist()".split(),
     ],
     "5.2": [
         """def rank_of(rows, answer):
@@ -43,17 +42,16 @@ RIGHT = {
         (RANK, "[sum(x > row[answer] for x in row) + 1 for row in rows]"),
         (RANK, "rows.shape[1] - (rows <= rows[:, [answer]]).sum(1) + 1"),
         (RANK, "1 + (rows - rows[:, [answer]] > 0).count_nonzero(1)"),
-        *".double() .numpy() .tolist()".split(),
     ],
     "5.3": [
         (LENGTH, "((ranks != 1).int() * torch.arange(1, len(ranks) + 1)[:, None]).max(0).values"),
         (LENGTH, "((ranks != 1).flip(0).cumsum(0) > 0).sum(0)"),
         (LENGTH, "len(ranks) - sum((ranks[row:] == 1).all(0) for row in range(len(ranks)))"),
         (LENGTH, "[max([i + 1 for i, r in enumerate(c) if r != 1], default=0) for c in ranks.T]"),
-        *".double() .float() .numpy() .tolist()".split(),
+        ".float()",
     ],
     "5.4": [
-        *".numpy() .tolist() .int()".split(),
+        ".int()",
         ("return prompt", "return prompt[0]"),
         ("[token] * 12", "[token] * 5"),
         ("range(model.cfg.d_vocab)", "range(1, model.cfg.d_vocab, 2)"),

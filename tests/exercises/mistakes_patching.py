@@ -33,7 +33,6 @@ MIDDLE = "layer = model.cfg.n_layers // 2"
 
 RIGHT = {
     "2.1": [
-        *".double() .numpy() .tolist()".split(),
         (SCALED, "1 - (clean - value) / (clean - corrupted)"),
         (SCALED, "(corrupted - value) / (corrupted - clean)"),
         (SCALED, "torch.stack([(row - corrupted) / (clean - corrupted) for row in value])"),
@@ -41,7 +40,6 @@ RIGHT = {
         "on_scale = normalise",
     ],
     "2.2": [
-        *".double() .numpy() .tolist()".split(),
         ("        stream = stream.clone()\n", ""),
         (RUN, "with model.hooks(fwd_hooks=[(name, patch)]):\n        return model(prompt)"),
         (RUN, f"{ADDED}\n    logits = model(prompt)\n    model.reset_hooks()\n    return logits"),
@@ -82,7 +80,6 @@ RIGHT = {
         ("for t in pairs:", "for t in reversed(pairs):"),
     ],
     "2.5": [
-        *".double() .numpy()".split(),
         (WRITES, 'torch.einsum("bpd,dm->bpm", change[:, :, head], model.W_O[layer, head])'),
         (NEW, '(corrupted_cache["pattern", layer] @ v)[:, head]'),
         (NEW, f"torch.einsum('bqk,bkd->bqd', {NEW.replace(' @ ', ', ')})"),
@@ -91,7 +88,6 @@ RIGHT = {
         [(WRITES, f"({WRITES}).numpy()"), ("] + change", "] + torch.as_tensor(change)")],
     ],
     "2.6": [
-        *".double() .numpy() .tolist()".split(),
         (MEAN, "slopes.mean(0) @ way"),
         (MEAN, "(slopes * way).sum() / steps"),
         (SHARE, "share = torch.linspace(0.5 / steps, 1 - 0.5 / steps, steps)[:, None]"),

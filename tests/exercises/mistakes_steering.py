@@ -29,7 +29,6 @@ RIGHT = {
         (EACH, "sum(x[1:].numpy().mean(0) for x in streams) / len(streams)"),
         (EACH, "sum(torch.einsum('pd->d', x[1:]) / len(x[1:]) for x in streams) / len(streams)"),
         (EACH, "sum(row / len(x[1:]) / len(streams) for x in streams for row in x[1:])"),
-        *".double() .numpy() .tolist()".split(),
     ],
     "6.2": [
         (CLONE, "stream[:, -1] += vector\n        return stream"),
@@ -38,7 +37,6 @@ RIGHT = {
         (CLONE, "return torch.cat([stream[:, :-1], stream[:, -1:] + vector], 1)"),
         (RUN, f"with model.hooks(fwd_hooks=[{HOOK}]):\n        return model(tokens)"),
         (RUN, f"{ADDED}\n    logits = model(tokens)\n    model.reset_hooks()\n    return logits"),
-        *".double() .numpy()".split(),
     ],
     "6.3": [
         (KL, "(plain.softmax(-1) * (log_p - log_q))[1:].sum(-1).mean()"),
@@ -46,7 +44,6 @@ RIGHT = {
         (KL, "torch.einsum('pv,pv->p', log_p.exp(), log_p - log_q)[1:].mean()"),
         (KL, "kl_divergence(plain, steered)[1:].mean()"),
         (KL, "sum(kl_divergence(a, b) for a, b in zip(plain[1:], steered[1:])) / len(plain[1:])"),
-        *".double() .numpy() .tolist()".split(),
     ],
     "6.4": [
         (BEST, f"best = max(range(costs.numel()), key=lambda i: ({KEPT}).flatten()[i])"),

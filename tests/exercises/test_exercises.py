@@ -13,11 +13,12 @@ A wrong answer is one of them and words that the learner must be told: ("old", "
 
 import ast
 import re
-from functools import cache
+from functools import cache, partial, wraps
 from importlib import import_module
 
 import nbformat
 import pytest
+import torch
 from books import NAMES, read
 from elsewhere import DEVICE, away, second_device
 from IPython.utils.capture import capture_output
@@ -189,13 +190,32 @@ def NAME(model, *given, right=NAME):
 """
 
 
+FORMS = {
+    "elsewhere": away,
+    "float64": lambda x: x.double() if x.is_floating_point() else x,
+    "numpy": lambda x: x.numpy(force=True),
+    "lists": lambda x: x.tolist(),
+}
+
+
+def given_as(form, given):
+    """The same with every tensor in this form; a function with all that it gives."""
+    if callable(given) and not isinstance(given, torch.Tensor):
+        return wraps(given)(lambda *args, **kwargs: given_as(form, given(*args, **kwargs)))
+    if isinstance(given, list | tuple):
+        return type(given)(given_as(form, each) for each in given)
+    return form(given) if isinstance(given, torch.Tensor) else given
+
+
 @pytest.mark.slow
+@pytest.mark.parametrize("form", FORMS)
 @every
-def test_a_right_answer_on_another_device_passes(prepared, name, number):
+def test_a_right_answer_passes_in_any_form(prepared, name, number, form):
     space, check = prepared(name), cells(name)[f"{number}-check"].source
     run([solution(name, number)], space)
-    given = "|".join(defined(cells(name)[f"{number}-stub"].source))
-    run([re.sub(rf"\b({given})(?=[,)])", r"away(\1)", check)], space | {"away": away})
+    names = "|".join(defined(cells(name)[f"{number}-stub"].source))
+    space["given"] = partial(given_as, FORMS[form])
+    run([re.sub(rf"\b({names})(?=[,)])", r"given(\1)", check)], space)
     assert checks._tally[heading(name, number)[0]] == checks.SOLVED
 
 
@@ -216,8 +236,8 @@ def test_each_exercise_has_mistakes_of_its_own(name):
     module = TABLES[name]
     numbers = {heading(name, number)[0] for number in ids(name)}
     assert set(module.MISTAKES) == set(module.RIGHT) == numbers
-    for table in (module.RIGHT, module.MISTAKES):
-        assert min(map(len, table.values())) >= 8
+    assert min(map(len, module.RIGHT.values())) + len(FORMS) >= 8  # those of every exercise, too
+    assert min(map(len, module.MISTAKES.values())) >= 8
     for wrong in module.MISTAKES.values():
         assert len({answer[-1] for answer in wrong}) >= 2
 
