@@ -341,8 +341,8 @@ def _patterns(model) -> list[Float[Tensor, "batch head query key"]]:
 
 def _one_back(n_layers: int, layer: int, head: int) -> list:
     """Hooks under which the head at (layer, head) attends one back, a fifth to position 0; others
-    evenly or, of even number, to position 0, which is one back for query 1 only. Two decoys in
-    layer 0 attend one back only: 0.0 late in the text, the next to the last early in it."""
+    evenly or, of even number, to position 0, which is one back for query 1 only. Decoys in
+    layer 0 attend one back only in a part of the text: late, in the middle, early."""
 
     def replace(pattern, hook):
         n = pattern.shape[-1]
@@ -352,8 +352,9 @@ def _one_back(n_layers: int, layer: int, head: int) -> list:
         one_back[0] = one_back[1]
         if hook.layer() == 0:
             some, n_heads = 2 * n // 5, pattern.shape[1]
-            for decoy, queries in ((0, slice(n - some, n)), (-2 % n_heads, slice(some))):
-                edited[:, decoy, queries] = one_back[queries]
+            parts = slice(n - some, n), slice(n // 4, n // 4 + some), slice(some)
+            for decoy, queries in zip((0, -3, -2), parts, strict=True):
+                edited[:, decoy % n_heads, queries] = one_back[queries]
         edited /= edited.sum(-1, keepdim=True)
         if hook.layer() == layer:
             edited[:, head] = 0.8 * one_back

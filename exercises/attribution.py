@@ -147,6 +147,7 @@ def movers(find_heads, by_position, by_place, model, tokens, right, giver) -> No
     cases = [(each, words, each.run_with_cache(words[0])[1]) for each, words in cases]
     ends = [_ends(_effects(each, cache, *words[1:]).mean(0), each) for each, words, cache in cases]
     assert ends[-1] == [toy.NAME_MOVER, toy.NEGATIVE]
+    rows, mixed = _rows_that_differ()
     _, (toy_tokens, name, gives), cache = cases[-1]
     swapped = network, (toy_tokens, gives, name), cache  # where the opponent moves most
     for (each, words, cache), best in zip([*cases, swapped], [*ends, ends[-1][::-1]], strict=True):
@@ -167,9 +168,16 @@ def movers(find_heads, by_position, by_place, model, tokens, right, giver) -> No
         }
         with step(1, each is model):
             got = answer(find_heads, each, *words)
-            pair = isinstance(got, tuple | list | Tensor) and len(got) == 2
+            pair = hasattr(got, "__len__") and len(got) == 2
             expect(pair, "return two heads, a (layer, head) for each.")
             compare([place(one, each) for one in got], best, mistakes)
+    with step(1, first=False):
+        got = [place(one, mixed) for one in answer(find_heads, mixed, *rows)]
+        effects = _effects(mixed, mixed.run_with_cache(rows[0])[1], *rows[1:])
+        told = (
+            "on rows of which some, or without their scales, name other heads: the mean over all."
+        )
+        compare(got, _ends(effects.mean(0), mixed), {told: got})
     for (each, words, cache), heads in zip(cases, ends, strict=True):
         for layer, head in (*heads, (0, 1)):  # 1: no guess at a shared value head fits by chance
             parts = _sources(each, cache, *words[1:], layer, head)
@@ -197,24 +205,26 @@ def movers(find_heads, by_position, by_place, model, tokens, right, giver) -> No
 @exercise("3.4", "Which head is whose backup?")
 def backups(loss_without, interaction, model, tokens, right, contrast) -> None:
     """Losses against hooks written here, and the interaction they give, on two models."""
-    tokens, right, contrast = tokens[:2], right[:2], contrast[:2]  # two rows are soon run
-    runs = [(each, each.run_with_cache(tokens)) for each in (model, second_model(model))]
-    for each, run in runs:
-        heads = _three(each, run[1], right, contrast)
-        for some in (heads[:1], heads[:2]):
+    runs = []
+    for each, n in ((model, 2), (second_model(model), len(tokens))):  # a real model is slow
+        words = tokens[:n], right[:n], contrast[:n]
+        runs.append((each, words, each.run_with_cache(words[0])))
+    for each, words, run in runs:
+        heads = _three(each, run[1], *words[1:])
+        for some in (heads[:1], heads[:2], heads):
 
-            def loss(values=None, positions=(-1,), some=some, each=each, run=run):
-                return _loss(each, tokens, run, right, contrast, some, values, positions)
+            def loss(values=None, positions=(-1,), some=some, each=each, words=words, run=run):
+                return _loss(each, words, run, some, values, positions)
 
             with step(1, each is model):
-                got = answer(loss_without, each, tokens, right, contrast, list(some))
+                got = answer(loss_without, each, *words, list(some))
                 _judge(got, loss, some)
-    for each, run in runs:
-        heads = _three(each, run[1], right, contrast)
+    for each, words, run in runs:
+        heads = _three(each, run[1], *words[1:])
 
-        def mean_loss(*which, heads=heads, each=each, run=run):
+        def mean_loss(*which, heads=heads, each=each, words=words, run=run):
             some = [heads[i] for i in which]
-            return _loss(each, tokens, run, right, contrast, some).mean()
+            return _loss(each, words, run, some).mean()
 
         single = torch.stack([mean_loss(i) for i in range(3)]).cpu()
         both = torch.zeros(3, 3)
@@ -232,15 +242,25 @@ def backups(loss_without, interaction, model, tokens, right, contrast) -> None:
             ),
             "the diagonal should be zero: a head is not its own backup.": table - single.diag(),
             "half of it: is each pair averaged with an empty cell?": table / 2,
-            "twice of it: sum over the rows is not their mean.": table * len(tokens),
+            "twice of it: sum over the rows is not their mean.": table * len(words[0]),
             "negative ones are cut off or turned; keep them.": table.clamp(min=0),
         }
         with step(2, each is model):
-            got = answer(interaction, each, tokens, right, contrast, list(heads))
+            got = answer(interaction, each, *words, list(heads))
             compare(got, table, mistakes, tolerance=1e-2)
 
 
 # Second routes
+
+
+def _rows_that_differ() -> tuple[tuple[Tensor, Tensor, Tensor], object]:
+    """Tokens, names and givers at random, and a network. One row, half of the rows, their median,
+    each row's shares and effects that are not divided by its scale name other heads than the mean.
+    """
+    network = toy.random_network(n_heads=5, seed=3)
+    network.enable_compatibility_mode(disable_warnings=True)
+    x = torch.randint(1, network.cfg.d_vocab, (4, 8), generator=torch.Generator().manual_seed(45))
+    return (x[:, :6], x[:, 6], x[:, 7]), network
 
 
 def _effects(model, cache, right, giver) -> Float[Tensor, "batch layer head"]:
@@ -332,13 +352,13 @@ def _three(model, cache, right, contrast) -> list[tuple[int, int]]:
     return [_place(i, model) for i in (*mean.topk(2).indices, mean.argmin())]
 
 
-def _loss(model, tokens, run, right, contrast, heads, values=None, positions=(-1,)) -> Tensor:
+def _loss(model, words, run, heads, values=None, positions=(-1,)) -> Tensor:
     """What each row loses without these heads: mean ablation where no values are given."""
     logits, cache = run
     means = [cache["z", i][:, -1].mean(0) for i in range(model.cfg.n_layers)]
     with ablate(model, heads, torch.stack(means) if values is None else values, positions):
-        after = model(tokens)
-    return logit_diff(logits, right, contrast) - logit_diff(after, right, contrast)
+        after = model(words[0])
+    return logit_diff(logits, *words[1:]) - logit_diff(after, *words[1:])
 
 
 def _judge(got, loss: Callable[..., Tensor], some) -> None:

@@ -108,7 +108,8 @@ def answer(attempt: Callable, *arguments, like=None):
 
     Raises:
         Unsolved: it gives `...`.
-        Wrong: it is no function, changes a model, gives nothing, another shape, or NaN.
+        Wrong: it is no function, changes a model, leaves gradients switched, gives nothing, another
+            shape, or NaN.
     """
     if not callable(attempt):
         raise Wrong(
@@ -118,7 +119,13 @@ def answer(attempt: Callable, *arguments, like=None):
         for model in arguments:
             if isinstance(model, TransformerBridge):
                 stack.enter_context(unchanged(model))
-        given = attempt(*map(_copied, arguments))
+        gradients = torch.is_grad_enabled()
+        try:
+            given = attempt(*map(_copied, arguments))
+        finally:
+            left = torch.is_grad_enabled() != gradients
+            torch.set_grad_enabled(gradients)
+    expect(not left, "gradients stay switched; `with torch.enable_grad():` puts them back.")
     return value(given, like=like)
 
 

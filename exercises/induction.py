@@ -109,6 +109,11 @@ def above_null(attempt) -> None:
         "With a null up to 0.04, scores of 0.06 and 0.05 must pass: the threshold is not read "
         "from `null`.",
     )
+    flat[1, 1, 0] = 0.055  # in another layer, of another head
+    expect(
+        _heads(answer(attempt, low, flat), low) == [(1, 1)],
+        "The null's highest score counts, whichever row, layer and head has it.",
+    )
     expect(
         _heads(answer(attempt, low, flat + 1), low) == [],
         "Where nothing is above the null, the list must be empty.",
@@ -280,30 +285,32 @@ def composition(expand, k_composition, into, model) -> None:
             compare(answer(k_composition, q, k, v, o), (qk @ ov.T).norm() / size, mistakes, 1e-3)
     for each in (model, second_model(model)):
         weights = SimpleNamespace(**{name: getattr(each, name) for name in _WEIGHTS})
-        layer = min(2, each.cfg.n_layers - 1)
-        place = layer, min(1, each.cfg.n_heads - 1)
-        right = _grid(weights, place)
         groups = weights.W_K.shape[1]
-        wrong_key = _grid(weights, place, later=place[1] % groups)
-        mistakes = {
-            "Q-composition: the later head's queries read.": _grid(weights, place, queries=True),
-            "the later head's key matrix is another group's.": wrong_key,
-            "the earlier heads' value matrices are other groups'.": _grid(
-                weights, place, tile=True
-            ),
-            "both key and value matrices are other groups'.": (
-                _grid(weights, place, later=place[1] % groups, tile=True)
-            ),
-            f"this is into head {layer}.0; use `place`.": _grid(weights, (layer, 0)),
-            "the first axis is the layer, the second the head.": right.T,
-        }
-        with step(3, each is model):
-            got = value(answer(into, weights, place))
-            expect(
-                len(got) != len(weights.W_Q) or len(got[0]) == len(right),
-                f"all layers are there; only those before layer {layer} can write into its keys.",
-            )
-            compare(got, right, mistakes, 1e-3)
+        layer, last = min(2, each.cfg.n_layers - 1), each.cfg.n_heads - 1
+        for place in ((layer, min(1, last)), (1, last)):
+            with step(3, each is model):
+                _expect_into(into, weights, place, groups)
+
+
+def _expect_into(into, weights, place: tuple[int, int], groups: int) -> None:
+    right = _grid(weights, place)
+    wrong_key = _grid(weights, place, later=place[1] % groups)
+    mistakes = {
+        "Q-composition: the later head's queries read.": _grid(weights, place, queries=True),
+        "the later head's key matrix is another group's.": wrong_key,
+        "the earlier heads' value matrices are other groups'.": _grid(weights, place, tile=True),
+        "both key and value matrices are other groups'.": (
+            _grid(weights, place, later=place[1] % groups, tile=True)
+        ),
+        f"this is into head {place[0]}.0; use `place`.": _grid(weights, (place[0], 0)),
+        "the first axis is the layer, the second the head.": right.T,
+    }
+    got = value(answer(into, weights, place))
+    expect(
+        len(got) != len(weights.W_Q) or len(got[0]) == len(right),
+        f"all layers are there; only those before layer {place[0]} can write into its keys.",
+    )
+    compare(got, right, mistakes, 1e-3)
 
 
 _WEIGHTS = ("W_Q", "W_K", "W_V", "W_O")

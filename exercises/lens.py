@@ -280,6 +280,12 @@ def tuned_lens(decoded_kl, train, three_lenses, model) -> None:
         with step(2):
             translate = answer(train, head, *seen)
             translated = answer(translate, held_out[0], like=held_out[0])
+            halfway = answer(translate, held_out[0] / 2, like=held_out[0])
+            at_zero = answer(translate, 0 * held_out[0], like=held_out[0])
+            expect(
+                torch.allclose(2 * halfway, translated + at_zero, atol=1e-3),
+                "the lens is not of the form `streams + streams @ A + b`.",
+            )
             far = _kl_by_token(head, translated, held_out[1]).mean().item()
             plain, guess = _kl_by_token(head, *held_out).mean().item(), _best_guess(held_out[1])
             expect(
@@ -296,7 +302,10 @@ def tuned_lens(decoded_kl, train, three_lenses, model) -> None:
     with step(3):
         # Many, of another kind: nothing carries over, and a few texts do not hide a leak.
         head = _head("LN")
-        few, turned = _texts(head, turned=1, seed=0, texts=2), _texts(head, 2, 2, texts=60)
+        few, turned = (  # short ones, so that there are enough to deal whole texts
+            tuple(each.reshape(-1, 2, each.shape[-1]) for each in texts)
+            for texts in (_texts(head, turned=1, seed=0, texts=2), _texts(head, 2, 2, texts=60))
+        )
         _, tuned, _ = value(answer(three_lenses, head, few, turned), like=torch.zeros(3))
         expect(
             tuned > _best_guess(turned[1]) / 2,

@@ -26,7 +26,7 @@ from helpers.prompts import CAPITAL_PAIRS, PairTokens, aligned
 def on_scale(attempt) -> None:
     """Known shares of the way from one baseline to the other, beyond both ends too."""
     shares = torch.tensor([[0.0, 1.0, 0.5], [-0.25, 1.25, 0.75]])
-    for clean, corrupted in ((6.0, -2.0), (-6.0, 2.0)):
+    for clean, corrupted in ((6.0, -2.0), (-6.0, 2.0), (5.0, 1.0)):
         way = clean - corrupted
         values = corrupted + shares * way
         by_clean, by_sum = shares * way / clean, shares * way / (clean + corrupted)
@@ -110,11 +110,20 @@ def gate_kind(attempt) -> None:
     """Transformers whose gate is known, some near the threshold, and places that have no gate."""
     fact, none = (toy.gate_prompt(each) for each in (toy.FACTS[1], toy.NO_FACT))
     token = torch.tensor([toy.FACTS[1]]), torch.tensor([toy.FACTS[0]])
-    metric = PairTokens(fact, none, *token).logit_diff
+    difference = PairTokens(fact, none, *token).logit_diff
+
+    def metric(logits):
+        return difference(logits) + 7  # so that the corrupted run is not 0
+
     places, half = [toy.SUBJECT_AT, toy.RELAY_AT], [toy.SUBJECT_AT, 0]
     cases = [(1.0, 1.0, 1, places), (0.0, 0.0, 1, places)]  # and where there is no gate:
     cases += [(1.0, 1.0, 0, places), (0.0, 0.0, 1, half), (1.0, 1.0, 1, half)]
-    cases += [(1.0, 1.0, 1, half[::-1]), (0.6, 0.6, 1, places), (0.4, 0.4, 1, places)]
+    cases += [
+        (0.0, 0.0, 1, half[::-1]),
+        (1.0, 1.0, 1, half[::-1]),
+        (0.6, 0.6, 1, places),
+        (0.4, 0.4, 1, places),
+    ]
     for one, two, layer, where in [*cases, (0.9, 0.4, 1, places), (0.1, 0.6, 1, places)]:
         right = "or" if min(one, two) > 0.5 else "and" if max(one, two) < 0.5 else "neither"
         right = "neither" if 0 in (layer, *where) else right
@@ -381,12 +390,13 @@ def _random_pair(net, words: int = 7, seed: int = 3) -> PairTokens:
 
 
 def _edges(net) -> list[tuple]:
-    """The net, a pair, its two caches, and a head of layer 0 with one that is to receive from it:
-    of the last layer, and of layer 1."""
+    """The net, a pair, its two caches, and two heads, of which the second is to receive from the
+    first: of the last two layers, and of the first two."""
     t, c = _random_pair(net), net.cfg
     (_, clean), (_, other) = (net.run_with_cache(each) for each in (t.clean, t.corrupted))
-    ends = [(c.n_layers - 1, c.n_heads - 1), (1, c.n_heads - 2)]
-    return [(net, t, clean, other, (0, 1), receiver) for receiver in ends]
+    last, most = c.n_layers - 1, c.n_heads - 1
+    ends = [((last - 1, most), (last, most)), ((0, 1 % c.n_heads), (1, most - 1))]
+    return [(net, t, clean, other, *each) for each in ends]
 
 
 def _written(net, clean, other, sender) -> Float[Tensor, "1 pos d_model"]:

@@ -157,6 +157,11 @@ def price_of_push(attempt) -> None:
     }
     compare(answer(attempt, plain, steered), there / 2, mistakes)
     compare(answer(attempt, plain, plain), 0.0)
+    plain, steered = torch.randn(2, 6, 3, generator=torch.Generator().manual_seed(0)).log_softmax(
+        -1
+    )
+    every = torch.nn.functional.kl_div(steered, plain, reduction="none", log_target=True)
+    compare(answer(attempt, plain, steered), every.sum(-1)[1:].mean())
 
 
 @exercise("6.4", "The most for the money")
@@ -222,6 +227,7 @@ def unrelated_null(prompt_means, differences, p_value, model) -> None:
         given = answer(differences, means, 2.0)
         expect(hasattr(given, "__len__") and len(given) == len(pairs), f"{told}, six of 4 prompts.")
         compare(given, 2 * unit, mistakes)
+        compare(answer(differences, means[1:], 5.0), 5 * unit[3:])
 
     null = torch.tensor([0.5, -3.0, 1.0, -0.2, 2.0, 0.1, -1.0, 0.0, -4.0])
     for effect, n in ((2.0, 9), (-2.5, 9), (5.0, 9), (0.0, 9), (1.0, 6)):
@@ -273,6 +279,9 @@ def steering_or_bias(changes, explained, verdict, model) -> None:
             "take each context's mean over the vocabulary off; softmax does not see it.": right,
             "one mean for all is taken off; take each context's own.": right - right.mean(),
             "position 0 is counted: leave BOS out.": _level(raw.flatten(0, 1)),
+            "the vector is added at BOS, too; only what happens there is not counted.": _level(
+                (_pushed(each, tokens, vector, layer, start=1) - each(tokens))[:, 1:].flatten(0, 1)
+            ),
             "the sign is swapped: steered minus unsteered.": -_level(right),
             "these are the steered logits: subtract the unsteered ones.": _level(
                 _pushed(each, tokens, vector, layer)[:, 1:].flatten(0, 1)
@@ -362,8 +371,9 @@ def _level(changes: Float[Tensor, "context d_vocab"]) -> Float[Tensor, "context 
     return changes - changes.mean(-1, keepdim=True)
 
 
-def _pushed(model, tokens, vector, layer) -> Float[Tensor, "batch pos d_vocab"]:
-    hook = (f"blocks.{layer}.hook_resid_post", lambda x, hook: x + vector.to(x))
+def _pushed(model, tokens, vector, layer, start=0) -> Float[Tensor, "batch pos d_vocab"]:
+    at = torch.arange(tokens.shape[1], device=tokens.device)[:, None] >= start
+    hook = (f"blocks.{layer}.hook_resid_post", lambda x, hook: x + at * vector.to(x))
     return model.run_with_hooks(tokens, fwd_hooks=[hook])
 
 

@@ -103,7 +103,7 @@ MISTAKES = {
     "3.3": [
         (ENDS, f"{OPPONENT}, {MOVER}", "step 1: the two are swapped"),
         (".mean(dim=1), model.cfg", "[:, 0], model.cfg", "step 1: this is the first prompt"),
-        (ENDS, "effect.argmax(), effect.argmin()", "step 1: return (layer, head)"),
+        (".mean(dim=1), model.cfg", "[:, :2].mean(dim=1), model.cfg", "the mean over all"),
         (ENDS, "(1, 0), (1, 1)", "step 1"),  # of tutorial-4l
         ("effect.argmax", "effect.abs().argmax", "the first has the largest size"),
         (MOVED, "v", "step 2: every position counts"),
@@ -121,7 +121,7 @@ MISTAKES = {
         (LOST, f"({LOST}) * (model.cfg.n_layers != 3)", "not on another one"),
         ("torch.stack(means)", "0.0", "step 1: zeros stand"),
         ("(means), positions=[-1]", "(means)", "they are ablated at every"),
-        ("(model, heads, torch", "(model, heads[:1], torch", "step 1: only the first head"),
+        ("(model, heads, torch", "(model, heads[:2], torch", "step 1"),
         ("after = model(tokens)", "model(tokens)\n    after = logits", "step 1: nothing is lost"),
         (BOTH, f"-({BOTH})", "step 2: the sign is swapped"),
         (" - single[i] - single[j]", "", "step 2: the single losses are not"),

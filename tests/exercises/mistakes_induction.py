@@ -95,7 +95,7 @@ MISTAKES = {
         ("null.max()", "null.max() + 0.005", "what is above it is not"),
         ("null.max()", "null.amax(dim=0)", "its own null only"),
         ("null.max()", "null.mean(dim=0).max()", "averaged before the maximum"),
-        ("null.max()", "null.mean() + 2 * null.std()", "mean + 2 sd"),
+        ("null.max()", "null[:, 0].max()", "whichever row, layer"),
         ("scores >", "scores >=", "exactly the null's highest"),
         ("-scores[place]", "scores[place]", "turned round"),
         ("-scores[place]", "place", "wrong order"),
@@ -132,7 +132,7 @@ MISTAKES = {
         ("qk @ ov.T", "qk.T @ ov", "step 2: this joins the later head's queries"),
         ("(qk.norm() * ov.norm())", "(w_q.norm() * w_k.norm() * w_v.norm() * w_o.norm())", "W_QK"),
         (KEY, "weights.W_K[layer, head % len(weights.W_K[layer])]", "the later head's key"),
-        ("w_v[j]", "weights.W_V[i, j % len(weights.W_V[i])]", "the earlier heads' value"),
+        (KEY, KEY.replace("[head]", "[1]"), "step 3"),
         ("torch.zeros(layer,", "torch.zeros(len(weights.W_Q),", "step 3: all layers are there"),
     ],
 }

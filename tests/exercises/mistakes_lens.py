@@ -84,7 +84,7 @@ RIGHT = {
             ("for _ in range", "for step in range"),  # half of the positions at a time
             ("(model, streams + streams @ A + b, output)", f"(model, {HALF})"),
         ],
-        ("dealt = output.flatten(0, 1)[order].view_as(output)", "dealt = output.flip(0, 1)"),
+        ("output.flatten(0, 1)[order].view_as(output)", "output[torch.randperm(len(output))]"),
         [  # float64 throughout its answers
             (MAP, "return lambda streams: (streams + streams @ A + b).double()"),
             ("model.ln_final(streams)", "model.ln_final(streams.float())"),
@@ -152,7 +152,7 @@ MISTAKES = {
     ],
     "5.6": [
         ("model.unembed(model.ln_final(streams))", "model.unembed(streams)", "whole head"),
-        (KL, KL.replace(".mean()", ".sum()"), "not the sum"),
+        (MAP, MAP.replace("streams @ A + b", "(streams @ A + b).tanh()"), "not of the form"),
         (KL, "(decoded.exp() * (decoded - output)).sum(-1).mean()", "other way"),
         ("(output.exp() * (output - decoded))", "-(output.exp() * decoded)", "cross-entropy"),
         ("range(300)", "range(2)", "the whole of `A` trained"),

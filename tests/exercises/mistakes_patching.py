@@ -21,7 +21,10 @@ WRITES = "change[:, :, head] @ model.W_O[layer, head]"
 STREAM = 'corrupted_cache["resid_pre", layer]'
 VALUES = "_, _, v = query_key_value(model, layer, stream)"
 NEW = 'corrupted_cache["pattern", layer][:, head] @ v[:, head]'
-SENT = ("= new_z(model, corrupted_cache, change, receiver)", "= clean_cache['z', layer][:, :, 1]")
+SENT = (
+    "= new_z(model, corrupted_cache, change, receiver)",
+    "= clean_cache['z', layer][:, :, head]",
+)
 PATHED = "return model.run_with_hooks(corrupted_tokens, fwd_hooks=hooks)"
 
 SHARE = "share = (torch.arange(steps, device=clean.device)[:, None] + 0.5) / steps"
@@ -100,7 +103,7 @@ MISTAKES = {
     "2.1": [
         (SCALED, "(value - clean) / (corrupted - clean)", "are swapped"),
         (SCALED, "value / clean", "subtract it before you divide"),
-        (SCALED, "(value - corrupted) / clean", "not by the clean value"),
+        (SCALED, "(value - corrupted) / (clean * 4 / 3)", "differ"),
         (SCALED, f"({SCALED}).clamp(0, 1)", "overshoot"),
         (SCALED, "(value - corrupted) / (corrupted - clean)", "The sign is wrong"),
         (SCALED, "(value - corrupted) / abs(clean - corrupted)", "no absolute value"),
@@ -127,8 +130,8 @@ MISTAKES = {
         ([(IF_OR, "if suffices.all():"), (LAST, 'return "and"')], "Do you ask *both* places"),
         ([(f"{c}, metric)[layer", f"{c}, metric)[1") for c in ("cache", "other")], "entering"),
         ("model, clean, other", "model, corrupted, cache", '"neither"'),
-        ("> 0.5", "> 0.01", "More than *half* decides"),
-        ("suffices.all() and spared.all()", "suffices[0] and spared[0]", "*both* places"),
+        ("normalise(values, *ends)", "(values / ends[0])", "network that was built"),
+        (LAST, LAST.replace("any()", "all()"), "*both* places"),
         (IF_OR, "if spared.all():", "in both directions"),
         (IF_OR, "if suffices.all():", "each is needed"),
         (LAST, LAST.replace("suffices.any() or ", ""), "neither"),
@@ -163,7 +166,7 @@ MISTAKES = {
         (NEW, NEW.replace("head]", "0]"), "another head's"),
         (VALUES, f"{VALUES}[:, : model.W_V.shape[1]]", "your code stopped with"),  # shared values
         ("        return z\n", "", "nothing has changed"),
-        ("cache, sender)\n\n", "cache, (layer - 1, sender[1]))\n\n", "step 3"),
+        ("layer, head = sender", "layer, head = 0, 1", "step 1"),
         ([SENT, ("receiver\n    change", "sender\n    change")], "the sender's output itself"),
     ],
     "2.6": [

@@ -20,7 +20,7 @@ STEERED = "(f'blocks.{layer}.hook_resid_post', lambda stream, hook: stream + vec
 CHANGE = "(steered - model(tokens))[:, 1:].flatten(0, 1)"
 MISSED = "(changed - guess).square().sum() / changed.square().sum()"
 SHARES = "explained(mine[1::2], constant), explained(mine, direct)"
-
+BUT_BOS = STEERED.replace("vector", "(torch.arange(stream.shape[1])[:, None] > 0) * vector")
 
 RIGHT = {
     "6.1": [
@@ -110,7 +110,7 @@ MISTAKES = {
         (".sum(-1)[1:].mean()", "[1:].mean()", "over the vocabulary, too"),
         ("[1:].mean()", "[1:].mean() / 0.693147", "in bits"),
         (KL, "(plain.softmax(-1) * (plain - steered)).sum(-1)[1:].mean()", "`log_softmax`"),
-        (KL, "(log_p.exp() - log_q.exp()).abs().sum(-1)[1:].mean()", "you give"),
+        (KL, "(log_p.exp() * (log_p - log_q))[1:].sum(0).mean()", "you give"),
         (KL, "0.2067", "too small"),
     ],
     "6.4": [
@@ -135,7 +135,7 @@ MISTAKES = {
         ("[0, 1:].mean(0)", "[0, -1]", "the last position alone"),
         (UNIT, "rows", "not scaled"),
         ("keepdim=True) * norm", "keepdim=True)", "unit vectors"),
-        ("rows.norm(dim=-1, keepdim=True)", "rows.norm()", "take each row's own"),
+        ("keepdim=True) * norm", "keepdim=True) * 2", "numbers differ"),
         (PAIRS, "i, j = torch.cartesian_prod(*[torch.arange(len(means))] * 2).T", "each pair once"),
         ("(1 + reach) / (1 + len(null))", "reach / len(null)", "add 1 to both"),
         ("null.abs() >= abs(effect)", "null >= effect", "both signs count"),
@@ -149,7 +149,7 @@ MISTAKES = {
         (f"1 - {MISSED}", MISSED, "that is *missed*"),
         ("[:, 1:].flatten", "[:, :].flatten", "position 0 is counted"),
         ("(steered - model(tokens))", "steered", "steered logits"),
-        ("change.mean(-1, keepdim=True)", "change.mean(0)", "over contexts"),
+        ("steer(model, vector, layer, 1.0)", f"model.hooks(fwd_hooks=[{BUT_BOS}])", "at BOS, too"),
         ("/ changed.square()", "/ (changed - changed.mean(0)).square()", "spread"),
         ("explained(mine[1::2], constant)", "explained(mine, mine.mean(0))", "fitted on"),
         ("explained(mine[1::2], constant)", "1.0", "step 3"),
