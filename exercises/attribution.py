@@ -174,9 +174,8 @@ def movers(find_heads, by_position, by_place, model, tokens, right, giver) -> No
     with step(1, first=False):
         got = [place(one, mixed) for one in answer(find_heads, mixed, *rows)]
         effects = _effects(mixed, mixed.run_with_cache(rows[0])[1], *rows[1:])
-        told = (
-            "on rows of which some, or without their scales, name other heads: the mean over all."
-        )
+        told = "on random rows these are other heads. Divide each row by its own final scale, and "
+        told += "take the mean over all rows."
         compare(got, _ends(effects.mean(0), mixed), {told: got})
     for (each, words, cache), heads in zip(cases, ends, strict=True):
         for layer, head in (*heads, (0, 1)):  # 1: no guess at a shared value head fits by chance
