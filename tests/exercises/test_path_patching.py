@@ -20,22 +20,14 @@ def by_hand():
     return space["path_patched"]
 
 
-def runs(net):
-    t = check._random_pair(net)
-    return t, *(net.run_with_cache(tokens)[1] for tokens in (t.clean, t.corrupted))
-
-
-def library(net, t, clean, corrupted, sender, part):
-    args = net, t.corrupted, clean, corrupted, lambda logits: t.logit_diff(logits).sum()
-    return get_act_patch_direct_path(*args, *sender, part, verbose=False)
-
-
 @torch.no_grad()
 def test_a_path_by_values_is_the_librarys(by_hand):
     net, sender = load_model("tutorial-4l", device="cpu"), (1, 2)
-    t, clean, corrupted = runs(net)
-    theirs = library(net, t, clean, corrupted, sender, "v")
+    t = check._random_pair(net)
+    caches = [net.run_with_cache(tokens)[1] for tokens in (t.clean, t.corrupted)]
+    args = net, t.corrupted, *caches, lambda logits: t.logit_diff(logits).sum(), *sender
+    theirs = get_act_patch_direct_path(*args, "v", verbose=False)
     assert (theirs[2:] - t.logit_diff(net(t.corrupted))).abs().max() > 0.01  # it does something
     for receiver in ((2, 0), (3, 3)):
-        ours = by_hand(net, t.corrupted, clean, corrupted, sender, receiver)
+        ours = by_hand(net, t.corrupted, *caches, sender, receiver)
         assert t.logit_diff(ours).item() == pytest.approx(theirs[receiver].item(), abs=1e-3)

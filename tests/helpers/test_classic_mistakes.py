@@ -180,7 +180,7 @@ def test_cache_edited_in_place(it):
 def test_misspelt_keyword_swallowed(it):
     """transformer_lens drops what it does not know; our helpers refuse it."""
     model, pair, cache = it
-    assert torch.equal(model(pair.tokens.clean, retrun_type="loss"), pair.clean_logits)
+    assert_close(model(pair.tokens.clean, retrun_type="loss"), pair.clean_logits)
     with pytest.raises(TypeError, match="max_byte"):
         patching.patch_heads(model, pair.tokens.corrupted, cache, metrics.entropy, max_byte=1)
     with pytest.raises(TypeError, match="position"):

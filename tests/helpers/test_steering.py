@@ -51,7 +51,7 @@ def test_exactly_the_multiple_is_added_at_every_position(random_model, layer):
         _, moved = random_model.run_with_cache(TOKENS)
     added = moved["resid_post", layer] - plain["resid_post", layer]
     assert_close(added, (-1.5 * VECTOR).expand(2, 5, 24))
-    assert torch.equal(moved["attn_out", layer], plain["attn_out", layer])  # nothing before changes
+    assert_close(moved["attn_out", layer], plain["attn_out", layer])  # nothing before changes
     with steering.steer(random_model, VECTOR - VECTOR.mean(), LAYER, 1.0):
         both = steered(random_model, 0.5)
     assert_close(both, steered(random_model, 1.5))
@@ -60,5 +60,5 @@ def test_exactly_the_multiple_is_added_at_every_position(random_model, layer):
 def test_one_prompt_is_a_list_of_one_and_the_sides_turn_the_vector(random_model):
     one, other = " The cat", " A rug on the mat"
     vector = steering.steering_vector(random_model, one, other, LAYER)
-    assert torch.equal(vector, steering.steering_vector(random_model, (one,), [other], LAYER))
+    assert_close(vector, steering.steering_vector(random_model, (one,), [other], LAYER))
     assert_close(steering.steering_vector(random_model, other, one, LAYER), -vector)
