@@ -97,7 +97,7 @@ MISTAKES = {
         ("def unseen_head(*_): return (0, 1)", "made on the spot|*raises*"),  # of tutorial-4l
         ("lost -= patch", "lost = -patch", "averaged over all prompts"),
         ([("lost -= patch", f"{ONE} - patch"), (", gap)", WORST)], "averaged over all prompts"),
-        (SILENT, SILENT.replace("-1", "-2"), "every position but the last"),
+        (SILENT, SILENT.replace("-1", "-2"), "position but the last|Attribution reads there"),
         (HEAD, HEAD.replace("heads", "layers"), "of a random model|there is no head"),
     ],
     "3.3": [
