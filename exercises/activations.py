@@ -14,6 +14,7 @@ from exercises.grading import (
     on_model,
     place,
     second_model,
+    some_layers,
     step,
     value,
 )
@@ -97,7 +98,8 @@ def ablate_last(attempt, model) -> None:
         texts = [f"{text} {country} is" for country in ("Italy", "France")]
         tokens = torch.cat([each.to_tokens(text, prepend_bos=True) for text in texts])
         run = each.run_with_cache(tokens)
-        for layer, head in ((0, each.cfg.n_heads - 1), (each.cfg.n_layers - 1, 0)):
+        heads = each.cfg.n_heads - 1, 0, each.cfg.n_heads // 2
+        for layer, head in zip(some_layers(each), heads, strict=False):
             with on_model(each is model):
                 _expect_ablated(attempt, each, tokens, run, layer, head)
 
@@ -149,7 +151,8 @@ def previous_token_head(attempt, model) -> None:
             f"attention on random tokens; another gives it {scores.max():.2f}.{hint}"
         )
     for each in (model, second_model(model)):
-        for head in ((0, each.cfg.n_heads - 1), (each.cfg.n_layers - 1, 1 % each.cfg.n_heads)):
+        heads = each.cfg.n_heads - 1, 1 % each.cfg.n_heads, 0
+        for head in zip(some_layers(each), heads, strict=False):
             with on_model(first=False), firm(each, _one_back(each.cfg.n_layers, *head)):
                 got = place(answer(attempt, each), each)
                 expect(
@@ -167,7 +170,7 @@ def neuron_writers(neuron_shares, norm_without, model) -> None:
     models = (model, second_model(model))
     for each in models:
         _, cache = _run(each)
-        for layer in (0, each.cfg.n_layers - 1):
+        for layer in some_layers(each):
             post, W_out = cache["post", layer][0], each.W_out[layer]
             total = post[0] @ W_out  # what the neurons write together, the bias left out
             right, length = _shares(post[0], W_out), (post[0][:, None] * W_out).norm(dim=-1)
@@ -202,7 +205,7 @@ def neuron_writers(neuron_shares, norm_without, model) -> None:
                 compare(answer(neuron_shares, each, cache, layer), right, mistakes, 1e-2)
     for each in models:
         run = _run(each)
-        for layer in (0, each.cfg.n_layers - 1):
+        for layer in some_layers(each):
             for count in (2, each.cfg.d_mlp // 2):
                 with step(2, each is model):
                     _expect_without_neurons(norm_without, each, *run, layer, count)
@@ -248,7 +251,7 @@ def weigh(messages, position_0, model) -> None:
     models = (model, second_model(model))
     for each in models:
         _, cache = _run(each)
-        for layer in (0, each.cfg.n_layers - 1):
+        for layer in some_layers(each):
             right, even = _messages(each, cache, layer), torch.ones(1, 1, 1)
             mistakes = {
                 "the pattern is not in it: a key's value counts as much as it is attended to.": (

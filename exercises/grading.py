@@ -233,6 +233,12 @@ def _random(tokenizer, d_vocab: int, device: str) -> TransformerBridge:
     return model.eval().requires_grad_(False)
 
 
+def some_layers(model: TransformerBridge) -> list[int]:
+    """The first, the last, and one between: what is right at the ends only fails there."""
+    layers = model.cfg.n_layers
+    return list(dict.fromkeys((0, layers - 1, layers // 2)))
+
+
 @contextmanager
 def firm(model: TransformerBridge, hooks: list[tuple[str, Callable]]) -> Iterator[None]:
     """Within the `with` these hooks are on the model, also after the learner's `reset_hooks`."""

@@ -15,6 +15,7 @@ from exercises.grading import (
     expect,
     on_model,
     second_model,
+    some_layers,
     step,
     value,
 )
@@ -184,7 +185,8 @@ def copying(after_first_block, written, copying_score, model) -> None:
             compare(answer(after_first_block, each, tokens), after[:, 1], mistakes, 1e-3)
     generator = torch.Generator().manual_seed(0)
     for each in models:
-        for place in ((each.cfg.n_layers - 1, each.cfg.n_heads - 1), (0, 1)):
+        heads = 1, each.cfg.n_heads - 1, 0
+        for place in zip(some_layers(each), heads, strict=False):
             layer, head = place
             stream = torch.randn(7, each.cfg.d_model, generator=generator).to(each.W_U)
             ov, groups = each.OV[place], each.W_V.shape[1]

@@ -16,6 +16,7 @@ from exercises.grading import (
     expect,
     on_model,
     second_model,
+    some_layers,
     step,
 )
 from helpers.prompts import tokenize
@@ -75,7 +76,7 @@ def steer_last(attempt, model) -> None:
     """Second route: a run with the finished stream put in its place; on two models."""
     for each, row in _both(model):
         tokens = torch.cat([row, torch.cat([row[:, :1], row[:, 1:].flip(1)], 1)])
-        for layer in (0, each.cfg.n_layers - 1):
+        for layer in some_layers(each):
             vector, right, mistakes = _pushes(each, tokens, layer)
             with on_model(each is model):
                 compare(answer(attempt, each, tokens, vector, layer), right, mistakes, 1e-3)
@@ -196,7 +197,7 @@ def unrelated_null(prompt_means, differences, p_value, model) -> None:
     for each, rows in _both(model):
         rows = [rows, rows[:, :-2]]  # of unequal lengths
         caches = [each.run_with_cache(row)[1] for row in rows]
-        for layer in (0, each.cfg.n_layers - 1):
+        for layer in some_layers(each):
             before, streams = (
                 [cache[name, layer][0] for cache in caches] for name in ("resid_pre", "resid_post")
             )
