@@ -171,23 +171,26 @@ def told(judged: tuple[str, str], words: str) -> None:
 @pytest.mark.slow
 @every
 def test_a_step_to_do_is_named_and_a_hook_that_stays_refused(prepared, name, number):
-    """Of each function of an answer that is right otherwise."""
+    """Of each function of an answer that is right otherwise; and what is right at the first and the
+    last layer only."""
     stub, answer = cells(name)[f"{number}-stub"].source, solution(name, number)
     for place, function in enumerate(ast.parse(stub).body, 1):
         undone = f"{answer}\n{ast.get_source_segment(stub, function)}"
         status, shown = attempt(prepared(name), name, number, undone)
         assert status == (checks.UNSOLVED if place == 1 else checks.WRONG)
         assert place == 1 or f"right up to here; step {place} is still to do" in shown
-        if function.args.args[0].arg == "model":
-            leaves = f"{answer}\n{LEAVES.replace('NAME', function.name)}"
-            told(attempt(prepared(name), name, number, leaves), "a hook stays on the model")
-
-
-LEAVES = """
-def NAME(model, *given, right=NAME):
-    model.add_hook('ln_final.hook_in', lambda x, hook: x)
-    return right(model, *given)
-"""
+        names = [each.arg for each in function.args.args]
+        if names[0] == "model":
+            wrapped = f"{answer}\ndef {function.name}(model, *a, right={function.name}): "
+            hook = "model.add_hook('ln_final.hook_in', lambda x, hook: x); return right(model, *a)"
+            told(attempt(prepared(name), name, number, wrapped + hook), "a hook stays on the model")
+            if "layer" in names and (name[:2], number) != ("02", "ex-3"):  # toys of two layers
+                at = names.index("layer") - 1
+                ends = f"a = [*a]; a[{at}] = a[{at}] and model.cfg.n_layers - 1; "
+                ends = attempt(
+                    prepared(name), name, number, f"{wrapped}{ends}return right(model, *a)"
+                )
+                told(ends, "")
 
 
 FORMS = {

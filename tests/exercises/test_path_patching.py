@@ -12,16 +12,10 @@ from helpers.architecture import query_key_value
 from helpers.models import load_model
 
 
-@pytest.fixture(scope="module")
-def by_hand():
-    """The solution of exercise 2.5, from the notebook."""
-    text, space = sources(NAMES[1], "markdown")["ex-5"], {"query_key_value": query_key_value}
-    exec(re.search(r"```python\n(.*?)```", text, re.S)[1], space)
-    return space["path_patched"]
-
-
 @torch.no_grad()
-def test_a_path_by_values_is_the_librarys(by_hand):
+def test_a_path_by_values_is_the_librarys():
+    text, space = sources(NAMES[1], "markdown")["ex-5"], {"query_key_value": query_key_value}
+    exec(re.search(r"```python\n(.*?)```", text, re.S)[1], space)  # the notebook's solution
     net, sender = load_model("tutorial-4l", device="cpu"), (1, 2)
     t = check._random_pair(net)
     caches = [net.run_with_cache(tokens)[1] for tokens in (t.clean, t.corrupted)]
@@ -29,5 +23,5 @@ def test_a_path_by_values_is_the_librarys(by_hand):
     theirs = get_act_patch_direct_path(*args, "v", verbose=False)
     assert (theirs[2:] - t.logit_diff(net(t.corrupted))).abs().max() > 0.01  # it does something
     for receiver in ((2, 0), (3, 3)):
-        ours = by_hand(net, t.corrupted, *caches, sender, receiver)
+        ours = space["path_patched"](net, t.corrupted, *caches, sender, receiver)
         assert t.logit_diff(ours).item() == pytest.approx(theirs[receiver].item(), abs=1e-3)
