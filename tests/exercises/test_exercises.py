@@ -179,18 +179,14 @@ def test_a_step_to_do_is_named_and_a_hook_that_stays_refused(prepared, name, num
         status, shown = attempt(prepared(name), name, number, undone)
         assert status == (checks.UNSOLVED if place == 1 else checks.WRONG)
         assert place == 1 or f"right up to here; step {place} is still to do" in shown
-        names = [each.arg for each in function.args.args]
-        if names[0] == "model":
-            wrapped = f"{answer}\ndef {function.name}(model, *a, right={function.name}): "
-            hook = "model.add_hook('ln_final.hook_in', lambda x, hook: x); return right(model, *a)"
-            told(attempt(prepared(name), name, number, wrapped + hook), "a hook stays on the model")
-            if "layer" in names and (name[:2], number) != ("02", "ex-3"):  # toys of two layers
-                at = names.index("layer") - 1
-                ends = f"a = [*a]; a[{at}] = a[{at}] and model.cfg.n_layers - 1; "
-                ends = attempt(
-                    prepared(name), name, number, f"{wrapped}{ends}return right(model, *a)"
-                )
-                told(ends, "")
+        n, takes = function.name, [each.arg for each in function.args.args]
+        wrong = {"model.add_hook('ln_final.hook_in', lambda x, hook: x)": "a hook stays"}
+        if "layer" in takes and heading(name, number)[0] != "2.3":  # its toys have two layers
+            layer = f"a[{takes.index('layer') - 1}]"
+            wrong[f"a = [*a]; {layer} = {layer} and model.cfg.n_layers - 1"] = ""
+        for change, words in wrong.items() if takes[0] == "model" else ():
+            changed = f"{answer}\ndef {n}(model, *a, right={n}): {change}; return right(model, *a)"
+            told(attempt(prepared(name), name, number, changed), words)
 
 
 FORMS = {
