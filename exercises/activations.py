@@ -72,9 +72,12 @@ def rebuild(attempt, model) -> None:
             attention, mlp = (cache[name, layer] for name in ("attn_out", "mlp_out"))
             right = cache["resid_post", layer]
             mistakes = {
-                f"This is the stream *entering* block {layer}: `range(layer)` stops too early.": (
-                    cache["resid_pre", layer]
-                ),
+                (
+                    "Block 0 is missing: `range(layer)` stops too early, `range(1, layer + 1)` "
+                    "starts too late; and keep the sum, `stream = stream + ...`."
+                    if layer == 0
+                    else "Only block 0 is added: does `return` stand within the loop?"
+                ): cache["resid_post", 0] if layer else start,
                 f"The MLP of block {layer} is missing.": right - mlp,
                 f"The attention of block {layer} is missing.": right - attention,
                 "What the blocks add is there, but not what they add to: `start`.": right - start,
@@ -146,6 +149,8 @@ def previous_token_head(attempt, model) -> None:
     to_self = torch.stack([p.diagonal(0, -2, -1)[..., 1:].mean((0, -1)) for p in patterns])
     if scores[found] < scores.max() - 0.05:
         hint = "" if to_self[found] < 0.5 else " It attends to the token itself."
+        if found == (0, 0):
+            hint += " Or do all score 0, as above the diagonal? Then `argmax` gives 0.0."
         raise Wrong(
             f"Head {found[0]}.{found[1]} gives the previous token {scores[found]:.2f} of its "
             f"attention on random tokens; another gives it {scores.max():.2f}.{hint}"
@@ -216,8 +221,16 @@ def _expect_without_neurons(norm_without, model, tokens, cache, layer: int, coun
     writes = post[0][:, None] * model.W_out[layer]  # (neuron, d_model)
     order = (writes @ writes.sum(0)).argsort(descending=True)
     gone = writes[order[:count]].sum(0)
+    seen = []  # what later positions are while the learner's code runs
+    watch = (f"blocks.{layer}.hook_resid_post", lambda x, hook: seen.append(x[0, 1:].clone()))
+    with firm(model, [watch]):
+        got = answer(norm_without, model, tokens, layer, count)
+    alone = all(torch.allclose(rest, stream[1:], atol=1e-3) for rest in seen if len(rest) > 2)
+    nothing = "nothing was removed; does the hook return the edited tensor?"
+    if not alone:
+        nothing = "position 0 is as it was; your run removes them at another position."
     mistakes = {
-        "nothing was removed; does the hook return the edited tensor?": stream[0].norm(),
+        nothing: stream[0].norm(),
         "this is the last position; wanted is position 0.": stream[-1].norm(),
         "these neurons alone are left; wanted is all but them.": (
             stream[0] - writes.sum(0) + gone
@@ -233,16 +246,9 @@ def _expect_without_neurons(norm_without, model, tokens, cache, layer: int, coun
             torch.cat([stream[:1] - gone, stream[1:]]).norm()
         ),
     }
-    seen = []  # what later positions are while the learner's code runs
-    watch = (f"blocks.{layer}.hook_resid_post", lambda x, hook: seen.append(x[0, 1:].clone()))
-    with firm(model, [watch]):
-        got = answer(norm_without, model, tokens, layer, count)
     compare(got, (stream[0] - gone).norm(), mistakes)
     expect(bool(seen), "your run was not seen: do you take off hooks that are not yours?")
-    expect(
-        all(torch.allclose(rest, stream[1:], atol=1e-3) for rest in seen if len(rest) > 2),
-        "position 0 is right, but the neurons are removed at other positions, too.",
-    )
+    expect(alone, "position 0 is right, but the neurons are removed at other positions, too.")
 
 
 @exercise("1.6", "Weigh attention by what it moves")

@@ -79,6 +79,7 @@ def exercise(number: str, title: str) -> Callable:
             except Exception as error:  # whatever the learner's code raises is shown, not hidden
                 notes = _lines(error, attempt)
                 what = "your code stopped with" if notes else "your answer stopped the check with"
+                notes += getattr(error, "__notes__", ())
                 status, text = WRONG, f"{text}: {what} {type(error).__name__}: {error}"
             _tries[number] += status == WRONG
             if status == WRONG and _tries[number] >= 2:
@@ -134,11 +135,13 @@ def value(given, *, like=None):
     if given is ...:
         raise Unsolved
     if given is None:
-        raise Wrong("your code gives None; does it end in `return`?")
+        raise Wrong(
+            "your code gives None: it does not end in `return`, or found nothing to return."
+        )
     if like is None:
         return given
     wanted = torch.as_tensor(like)
-    got = _numbers(given)
+    got = numbers(given)
     _same_shape(got, wanted)
     return got.to(wanted) if wanted.is_floating_point() else got
 
@@ -158,11 +161,11 @@ def compare(got, right, mistakes: dict | Callable = dict, tolerance: float = 1e-
         Unsolved: `got` is `...`.
         Wrong: it differs. The message never tells the right number.
     """
-    got, right = _numbers(value(got)), _numbers(right)
+    got, right = numbers(value(got)), numbers(right)
     if _close(got, right, tolerance):
         return
     for message, gives in (mistakes() if callable(mistakes) else mistakes).items():
-        if _close(got, _numbers(gives), tolerance):
+        if _close(got, numbers(gives), tolerance):
             raise Wrong(message)
     _same_shape(got, right)
     far = (got - right).abs()
@@ -201,12 +204,19 @@ def step(number: int, first: bool = True) -> Iterator[None]:
 
 @contextmanager
 def on_model(first: bool) -> Iterator[None]:
-    """What is wrong on another model than the `first` is told as that."""
+    """What is wrong on another model than the `first`, or stops there, is told as that."""
+    where = "" if first else "right on the model at hand, not on another one: "
     try:
         yield
     except Wrong as wrong:
-        where = "" if first else "right on the model at hand, not on another one: "
         raise Wrong(f"{where}{wrong}") from None
+    except Exception as error:
+        if where and not isinstance(error, Unsolved | Unsupported):
+            error.add_note(
+                "It ran on the model at hand and stopped on another one. Ask the model "
+                "that is given for its own sizes and parts."
+            )
+        raise
 
 
 def second_model(model: TransformerBridge) -> TransformerBridge:
@@ -283,7 +293,7 @@ def place(given, model: TransformerBridge) -> tuple[int, int]:
         Unsolved: `given` is `...`.
         Wrong: it is no such pair, or the model has no such head.
     """
-    pair = _numbers(value(given)) if not isinstance(given, str | dict) else torch.empty(0)
+    pair = numbers(value(given)) if not isinstance(given, str | dict) else torch.empty(0)
     if pair.shape != (2,) or not torch.equal(pair, pair.round()):
         raise Wrong(
             f"return (layer, head), two whole numbers, not {given!r}; `divmod(index, n_heads)` "
@@ -348,11 +358,12 @@ def _take_off(model: TransformerBridge, kept: list) -> bool:
     return bool(new)
 
 
-def _numbers(given) -> torch.Tensor:
+def numbers(given) -> torch.Tensor:
     """`given` as float64 on the CPU, whatever holds it."""
+    given = getattr(given, "AB", given)  # of a FactoredMatrix
     try:
         if isinstance(given, list | tuple):
-            rows = [_numbers(row) for row in given]
+            rows = [numbers(row) for row in given]
             return torch.stack(rows) if rows else torch.empty(0, dtype=torch.float64)
         if not isinstance(given, torch.Tensor):
             given = torch.from_numpy(np.asarray(given, dtype=np.float64, order="C"))
@@ -377,7 +388,10 @@ def _same_shape(got: torch.Tensor, wanted: torch.Tensor) -> None:
     if shape != right:
         raise Wrong(f"expected shape {right}, got {shape}; over which axis do you sum or index?")
     if got.isnan().any() and not wanted.isnan().any():
-        raise Wrong("there is a NaN in it; do you divide by 0, or take the log of 0?")
+        raise Wrong(
+            "there is a NaN in it, or a None; do you divide by 0, take the log of 0 or less, the "
+            "mean of nothing, or leave one unset?"
+        )
 
 
 def _lines(error: Exception, attempt) -> list[str]:

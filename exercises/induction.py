@@ -13,6 +13,7 @@ from exercises.grading import (
     compare,
     exercise,
     expect,
+    numbers,
     on_model,
     second_model,
     some_layers,
@@ -70,8 +71,10 @@ def induction_cells(attempt) -> None:
 @exercise("4.2", "A threshold from the null")
 def above_null(attempt) -> None:
     """Made-up scores around a null that has one high head in one row."""
-    scores = torch.tensor([[0.08, 0.1, 0.33, 0.34], [0.12, 0.35, 0.05, 0.5], [0.352, 0.9, 0, 0.2]])
-    null = torch.full((4, 3, 4), 0.01)
+    scores = torch.tensor(
+        [[0.08, 0.1, 0.33, 0.34], [0.12, 0.35, 0.05, 0.5], [0.352, 0.9, 0.02, 0.28]]
+    )
+    null = torch.full((10, 3, 4), 0.01)
     null[0, 1, 0], null[2, 0, 3], null[3, 2, 2] = 0.06, 0.35, 0.15
 
     def above(limit):
@@ -90,6 +93,9 @@ def above_null(attempt) -> None:
         ),
         "This is the bare threshold of 0.3. The null says how high chance can go.": above(0.3),
         f"{each_own}heads: take the highest score of any head.": above(null.amax(0)),
+        "Each layer has a threshold of its own; take the highest score of any layer.": (
+            above(null.amax((0, 2))[:, None])
+        ),
         "Only the null's first row counts; take the highest of all rows.": above(null[0].max()),
         "The rows are averaged before the maximum: the threshold is the highest score on a single "
         "row.": above(null.mean(0).max()),
@@ -107,8 +113,8 @@ def above_null(attempt) -> None:
     low, flat = torch.tensor([[0.01, 0.05], [0.03, 0.06]]), torch.full((2, 2, 2), 0.04)
     expect(
         _heads(answer(attempt, low, flat), low) == [(1, 1), (0, 1)],
-        "With a null up to 0.04, scores of 0.06 and 0.05 must pass: the threshold is not read "
-        "from `null`.",
+        "With other scores, of 2 layers of 2 heads, and a null up to 0.04, 0.06 and 0.05 must "
+        "pass: is the threshold read from `null`, and the number of heads from `scores`?",
     )
     flat[1, 1, 0] = 0.055  # in another layer, of another head
     expect(
@@ -169,6 +175,7 @@ def copying(after_first_block, written, copying_score, model) -> None:
         tokens = repeated_tokens(each, 30, 1, seed=405)[0, 1:31]
         pairs = torch.stack([torch.full_like(tokens, _bos(each)), tokens], dim=1)
         names = [f"blocks.{i}.hook_resid_{end}" for i in range(2) for end in ("pre", "post")]
+        names.append("blocks.0.hook_mlp_out")
         _, cache = each.run_with_cache(pairs, names_filter=names)
         _, text = each.run_with_cache(torch.cat([pairs[0, :1], tokens])[None], names_filter=names)
         after = cache["resid_post", 0]
@@ -177,6 +184,12 @@ def copying(after_first_block, written, copying_score, model) -> None:
                 cache["resid_pre", 0][:, 1]
             ),
             "this is position 0, where BOS stands; the token stands at position 1.": after[:, 0],
+            "BOS is missing: each token stands behind it, in a row of its own.": (
+                each.run_with_cache(tokens[:, None], names_filter=names)[1]["resid_post", 0][:, 0]
+            ),
+            "this is the stream before block 0's MLP; wanted is the one after it.": (
+                after[:, 1] - cache["blocks.0.hook_mlp_out"][:, 1]
+            ),
             "this is the stream after block 1.": cache["resid_post", 1][:, 1],
             "the tokens stand in one text, where they see each other; give each a row of its own, "
             "behind BOS.": text["resid_post", 0][0, 1:],
@@ -200,6 +213,9 @@ def copying(after_first_block, written, copying_score, model) -> None:
                 "this is layer 0; use `place`.": _written(each, (0, head), stream),
                 "this adds the stream itself; wanted is only what the head writes.": (
                     (stream + stream @ ov.A @ ov.B) @ each.W_U
+                ),
+                "`b_U` is added, which no head writes: use `W_U` alone.": (
+                    _written(each, place, stream) + each.b_U
                 ),
                 "this is the stream through W_U; the head is missing.": stream @ each.W_U,
                 "this is what the head writes; send it through W_U.": stream @ ov.A @ ov.B,
@@ -309,7 +325,7 @@ def _expect_into(into, weights, place: tuple[int, int], groups: int) -> None:
     }
     got = value(answer(into, weights, place))
     expect(
-        len(got) != len(weights.W_Q) or len(got[0]) == len(right),
+        numbers(got).shape != weights.W_Q.shape[:2] or len(weights.W_Q) == len(right),
         f"all layers are there; only those before layer {place[0]} can write into its keys.",
     )
     compare(got, right, mistakes, 1e-3)

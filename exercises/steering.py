@@ -126,13 +126,13 @@ def _pushes(model, tokens, layer: int) -> tuple[Tensor, Tensor, Callable]:
 @exercise("6.3", "The price of a push")
 def price_of_push(attempt) -> None:
     """Distributions whose divergence is known by hand, whatever is added to a row of logits."""
-    p, q, r = (torch.tensor([a, 1 - a]) for a in (1 / 2, 1 / 8, 1 / 4))
+    p, q, r = (torch.tensor([a, 1 - a]) for a in (1 / 4, 3 / 4, 1 / 8))
     level = torch.tensor([[3.0], [-2.0], [5.0]])  # a softmax does not see it
     plain = torch.stack([torch.tensor([1 / 16, 15 / 16]), p, p]).log() + level
     steered = torch.stack([torch.tensor([15 / 16, 1 / 16]), q, r]).log() - level
     at_bos = 7 / 8 * log(15)
-    there = log(2) + log(4 / 7) / 2 + log(2) / 2 + log(2 / 3) / 2  # sum of P log(P / Q)
-    back = log(1 / 4) / 8 + 7 / 8 * log(7 / 4) + log(1 / 2) / 4 + 3 / 4 * log(3 / 2)  # Q log(Q / P)
+    there = log(3) / 2 + log(2) / 4 + log(6 / 7) * 3 / 4  # sum of P log(P / Q)
+    back = log(3) / 2 + log(1 / 2) / 8 + log(7 / 6) * 7 / 8  # Q log(Q / P)
     raw = (plain.softmax(-1) * (plain - steered)).sum(-1)[1:].mean()
     mistakes = {
         "The arguments are swapped: the weights, and the first log, are those of the unsteered "
@@ -147,9 +147,12 @@ def price_of_push(attempt) -> None:
         "This is the sum over positions, position 0 too; take the mean of the others.": (
             at_bos + there
         ),
-        "This is the largest of the positions; take their mean.": log(2) + log(4 / 7) / 2,
+        "This is the largest of the positions; take their mean.": log(3) / 2,
         "This is the mean of both directions.": (there + back) / 4,
-        "This is the cross-entropy; take the entropy of P off.": there / 2 + log(2),
+        "This is the cross-entropy; take the entropy of P off.": (
+            there / 2 + log(4) / 4 + log(4 / 3) * 3 / 4
+        ),
+        "Each difference of logs is weighted by P, before the sum.": log(12 / 7) / 2,
         "The mean is taken over the vocabulary, too: sum over it, and mean over positions.": (
             there / 4
         ),
@@ -169,9 +172,10 @@ def price_of_push(attempt) -> None:
 def best_within(attempt) -> None:
     """A table in which the largest effect, the lowest cost and the best ratio are elsewhere."""
     effects = torch.tensor([[0.5, 1, 2, 9], [-8, 2.95, 3, 6], [2.8, 2.6, 2.7, 2.9]])
-    costs = torch.tensor([[0.0, 0.5, 0.5, 2.0], [0.02, 0.05, 0.125, 0.9], [0.01, 0.02, 5e-4, 0.1]])
+    costs = torch.tensor([[2e-4, 0.5, 0.5, 2.0], [0.02, 0.05, 0.125, 0.9], [0.01, 0.02, 5e-4, 0.1]])
     mistakes = {
-        "This is the largest effect of all, and its cost is over the budget.": [0, 3],
+        "This is the largest effect of all, which is over the budget; or `argmax` over "
+        "`effects[costs <= budget]`, whose places are not those of the table.": [0, 3],
         "This is the cheapest, not the one with the largest effect.": [0, 0],
         "This is the largest effect in absolute value: it turns the other way.": [1, 0],
         "This layer has the largest sum; ask for the largest single effect.": [2, 3],
@@ -188,7 +192,8 @@ def best_within(attempt) -> None:
     compare(answer(attempt, effects[:, :2], costs[:, :2], 0.02), [2, 0])
     compare(answer(attempt, effects[:2].T, costs[:2].T, 4.0), [3, 0])
     dear = {"What is too dear must not win where all else is below 0: `-torch.inf`, not 0.": [0, 0]}
-    compare(answer(attempt, -4 * effects[::2].flip(1), costs[::2].flip(1), 0.5), [0, 3], dear)
+    effects = -400 * effects[::2].flip(1)  # below any number that one would put for "too dear"
+    compare(answer(attempt, effects, costs[::2].flip(1), 0.5), [0, 3], dear)
 
 
 @exercise("6.5", "A null of unrelated differences")
@@ -231,7 +236,7 @@ def unrelated_null(prompt_means, differences, p_value, model) -> None:
         compare(answer(differences, means[1:], 5.0), 5 * unit[3:])
 
     null = torch.tensor([0.5, -3.0, 1.0, -0.2, 2.0, 0.1, -1.0, 0.0, -4.0])
-    for effect, n in ((2.0, 9), (-2.5, 9), (5.0, 9), (0.0, 9), (1.0, 6)):
+    for effect, n in ((1.0, 9), (2.0, 9), (-2.5, 9), (5.0, 9), (0.0, 9), (1.0, 6)):
         size, given = abs(effect), null[:n]
         far, above = int((given.abs() >= size).sum()), int((given >= effect).sum())
         right = (1 + far) / (1 + n)
@@ -252,6 +257,7 @@ def unrelated_null(prompt_means, differences, p_value, model) -> None:
                 (1 + int((given.abs() <= size).sum())) / (1 + n)
             ),
             "1 is added to one of the two counts only.": (1 + far) / n,
+            "1 is added to one of the two counts only. ": far / (1 + n),
         }
         known = {message: p for message, p in mistakes.items() if abs(p - right) > 1e-6}
         with step(3):

@@ -77,14 +77,18 @@ def blocks_twice(n: int, batch: int, seed: int = 0) -> Int[Tensor, "batch 2n+1"]
 
 def habitual_network(first: int) -> TransformerBridge:
     """The induction network, whose embedding row names a token, too: for the words `first` - 1 to
-    `first` + 3 themselves, for all others word `first`. What was said before weighs more; but of
-    word `first` - 1 the model is never quite sure."""
+    `first` + 3 themselves, for all others word `first`; block 0 adds the token before, but for
+    those five. What was said before weighs more; only word `first` - 1, of which the embedding row
+    is sure, it makes less sure."""
     model = induction_network()
     named = torch.full((N_TOKENS,), first)
     named[first - 1 : first + 4] = torch.arange(first - 1, first + 4)
     habit = torch.eye(N_TOKENS)[named].T @ one_hot(N_TOKENS, TOKEN)  # (token named, d_model)
     logits = LOGIT * one_hot(N_TOKENS, NEXT) + LOGIT / 3 * habit
-    logits[first - 1] /= 6  # at best 0.47
+    logits[first - 1, NEXT] /= -9  # at best 0.47; its embedding row has 0.77
+    before = one_hot(N_TOKENS, BEFORE)
+    before[first - 1 : first + 4] = 0
+    logits += LOGIT / 2 * before
     put(model, "head.weight", logits)
     return model
 

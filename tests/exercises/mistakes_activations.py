@@ -32,7 +32,6 @@ EACH = "return torch.einsum('hqk,hkd,hdm->hqkm', cache['pattern', layer][0], v, 
 
 RIGHT = {
     "1.1": [
-        mean("resid[:, 1:].norm(dim=-1).mean(-1)"),
         mean("torch.linalg.vector_norm(resid, dim=2)[:, 1:].mean(1)"),
         mean("resid.double()[:, 1:].square().sum(-1).sqrt().mean(1)"),
         mean("resid[:, 1:].norm(dim=-1).sum(1) / (resid.shape[1] - 1)"),
@@ -52,7 +51,6 @@ RIGHT = {
     "1.3": [
         ("        z = z.clone()\n", ""),
         (WRITE, "z[:, -1, head] *= 0"),
-        (WRITE, "z[:, -1, head] = torch.zeros_like(z[:, -1, head])"),
         (WRITE, "keep = torch.ones_like(z)\n        keep[:, -1, head] = 0\n        z = z * keep"),
         (RUN, f"{ADDED}\n    logits = model(tokens)\n    model.reset_hooks()\n    return logits"),
         """def ablate_last(model, tokens, layer, head):
@@ -61,12 +59,10 @@ RIGHT = {
         return model(tokens)""",
     ],
     "1.4": [
-        (f"return {BEST}", f"return list({BEST})"),
         (f"return {BEST}", f"return torch.tensor({BEST})"),
         ("(8, 40)", "(3, 30)"),
         (RANDOM, f"model.reset_hooks()\n    {RANDOM}"),
         ("one_back.mean((1, 3))", "one_back.double().sum(3).mean(1)"),
-        (BACK, "patterns.flip(-1).flip(-1).diagonal(-1, -2, -1)[..., 1:]"),
         (BEST, "(one_back.mean((1, 3)) == one_back.mean((1, 3)).max()).nonzero()[0].tolist()"),
         (BEST, "torch.unravel_index(one_back.mean((1, 3)).argmax(), one_back[:, 0, :, 0].shape)"),
         ("one_back.mean((1, 3))", "one_back.mean(1).median(-1).values"),
@@ -74,11 +70,8 @@ RIGHT = {
     ],
     "1.5": [
         ".item()",
-        (SHARE, "(writes * total).sum(1) / (total @ total)"),
         (SHARE, "torch.einsum('nd,d->n', writes, total) / total.norm() ** 2"),
-        (POST, POST + ".double()"),
         ("total = writes.sum(0)", 'total = cache["post", layer][0, 0] @ model.W_out[layer]'),
-        (SHARE, "torch.stack([write @ total for write in writes]) / total.square().sum()"),
         ("post[:, 0, neurons] = 0.0", "for n in neurons: post[0, 0, n] = 0"),
         (GONE, "neuron_shares(model, cache, layer).argsort(descending=True)[:count]"),
     ],
@@ -105,6 +98,8 @@ MISTAKES = {
     ],
     "1.2": [
         ("range(layer + 1)", "range(layer)", "stops too early"),
+        ("range(layer + 1)", "range(1, layer + 1)", "starts too late"),
+        ("    return stream", "        return stream", "within the loop"),
         (' + cache["mlp_out", i]', "", "MLP of block 0 is missing"),
         (' + cache["attn_out", i]', "", "attention of block 0 is missing"),
         ("stream = start", "stream = 0 * start", "not what they add to"),
@@ -128,13 +123,13 @@ MISTAKES = {
     ],
     "1.4": [
         ("offset=-1", "offset=0", "attends to the token itself"),
+        ("offset=-1", "offset=1", "as above the diagonal"),
         ("def previous_token_head(model): return (model.cfg.n_layers, 0)", "the two swapped"),
         ("def previous_token_head(model): return (model.cfg.n_layers - 1, 0)", "another gives it"),
         ("def previous_token_head(model): return 'head 1'", "return (layer, head)"),
         ("head(model)", "head(_, model=model)", "not on another one"),  # of the lesson's model
         ("[..., 1:]", "[..., :1]", "over all queries|another gives it"),
         ("[..., 1:]", "[..., -1:]", "over all queries"),
-        ("[..., 1:]", "[..., 20:]", "over all queries"),
         ("[..., 1:]", "[..., 1:15]", "over all queries"),
         ("cfg.n_heads", "cfg.n_layers", "not on another one|there is no head"),
     ],
@@ -148,6 +143,7 @@ MISTAKES = {
         (f"{POST} *", f"layer = 0\n    writes = {POST} *", "use the argument `layer`"),
         ("post = post.clone()\n        post[", "post.clone()[", "nothing was removed"),
         ("topk(count)", "topk(count, largest=False)", "smallest share"),
+        ("[:, 0, neurons]", "[:, -1, neurons]", "removes them at another position"),
         ("[0, 0].norm()", "[0].norm()", "norm over all positions"),
         ([(f" = {GONE}", f" = {GONE}; model.reset_hooks()"), OTHERS], "at other positions, too"),
         ("topk(count)", "abs().topk(count)", "step 2: you give"),

@@ -26,6 +26,7 @@ GROUP = 'head * cache["v", layer].shape[2] // model.cfg.n_heads'
 MOVED = 'cache["pattern", layer][:, head, -1, :, None] * v'
 SAID = 'torch.einsum("bpd,bd->bp", written, along)'
 ALONG = "(model.W_U[:, answer] - model.W_U[:, giver]).T / last"
+HOOK_SCALE = 'cache["ln_final.hook_scale"][:, -1]'
 TABLE = "[[(effect * place).sum(dim=1).mean() for place in places] for effect in effects]"
 
 MEANS = 'cache["z", layer][:, -1].mean(dim=0)'
@@ -57,7 +58,7 @@ RIGHT = {
     ],
     "3.3": [
         (ENDS, f"[list({MOVER}), torch.tensor({OPPONENT})]"),
-        (ENDS, f"torch.tensor([{ENDS}])"),
+        ('scale(model, cache["resid_post", model.cfg.n_layers - 1][:, -1])', HOOK_SCALE),
         ("effect[:-1].mean(dim=1)", "effect[:-1].double().sum(dim=1)"),
         (SAID, "(written.double() * along[:, None].double()).sum(-1)"),
         (ALONG, "model.W_U[:, answer].T / last - model.W_U[:, giver].T / last"),
@@ -93,6 +94,7 @@ MISTAKES = {
         ("argmax", "argmin", "before minus after"),
         (SILENT, "torch.cat([z[:, :-1], 0 * z[:, -1:]], dim=1)", "Attribution reads there"),
         (HEAD, "(model.cfg.n_layers, 0)", "the two swapped"),
+        (HEAD, f"{HEAD}[::-1]", "with layer and head swapped"),
         (HEAD, "lost.argmax().item()", "return (layer, head)"),
         ("def unseen_head(*_): return (0, 1)", "made on the spot|*raises*"),  # of tutorial-4l
         ("lost -= patch", "lost = -patch", "averaged over all prompts"),
@@ -106,6 +108,7 @@ MISTAKES = {
         (".mean(dim=1), model.cfg", "[:, :2].mean(dim=1), model.cfg", "the mean over all"),
         (ENDS, "(1, 0), (1, 1)", "step 1"),  # of tutorial-4l
         ("effect.argmax", "effect.abs().argmax", "the first has the largest size"),
+        (ENDS, f"({MOVER})[::-1], ({OPPONENT})[::-1]", "step 1: layer and head are swapped"),
         (MOVED, "v", "step 2: every position counts"),
         (SAID, 'cache["pattern", layer][:, head, -1]', "step 2: this is where the head attends"),
         (ALONG, ALONG.removesuffix(" / last"), "step 2: the final scale is forgotten"),

@@ -65,11 +65,10 @@ RIGHT = {
     ],
     "5.5": [
         (MEAN, "rows - rows.mean(1)[:, None]"),
-        (MEAN, "torch.stack([row - row.mean(0) for row in rows])"),
         (SHARE, "(chosen(rows, answers) == answers).double().mean(1).numpy()"),
-        (SHARE, "(chosen(rows, answers) == answers).float().mean(1).tolist()"),
         ("answers.unique()", "torch.tensor(sorted(set(answers.tolist())))"),
         (QUANTILE, "shares.sort(0).values[950]"),
+        ("    dealt = [answers", "    torch.manual_seed(93)\n    dealt = [answers"),
         (QUANTILE, "__import__('numpy').quantile(shares.numpy(), 0.95, axis=0)"),
         ".tolist()",
     ],
@@ -77,8 +76,6 @@ RIGHT = {
         (ADAM, "torch.optim.AdamW([A, b], lr=2e-2)"),
         (KL, "((output - decoded) * output.softmax(-1)).sum() / decoded[..., 0].numel()"),
         ("range(300)", "range(500)"),
-        (THREE, f"torch.stack({THREE})"),
-        (THREE, THREE.replace("for lens", ".item() for lens")),
         [
             ("for _ in range", "for step in range"),  # half of the positions at a time
             ("(model, streams + streams @ A + b, output)", f"(model, {HALF})"),
@@ -132,6 +129,8 @@ MISTAKES = {
         ("start.argmax() == end.argmax() and ", "", "The two must be"),
         (" and end.max() >= 0.5", "", "not sure itself"),
         ("end.max() >= 0.5", "end.max() >= 0.4", "not sure itself"),
+        ("end.max() >= 0.5", "start.softmax(-1).max() >= 0.5", "not sure itself"),
+        ([("hook_resid_pre", "hook_resid_post"), ('"resid_pre', '"resid_post')], "two must be"),
         ("[token] * 12", "[token] * 4", "use 5 to 20"),
         ("return prompt", "return prompt[:, 1:]", "Begin the row with BOS"),
         ("return prompt", "return prompt / 1", "one row of token ids"),
@@ -156,6 +155,7 @@ MISTAKES = {
         ("(output.exp() * (output - decoded))", "-(output.exp() * decoded)", "cross-entropy"),
         ("range(300)", "range(2)", "the whole of `A` trained"),
         (MAP, "return lambda streams: streams + b", "step 2"),
+        ("torch.zeros(width, device", "torch.zeros(10, width, device", "at other positions"),
         ("Adam([A, b]", "Adam([A]", "Are `b` and the whole"),
         ("with torch.enable_grad():", "if True:", "your code stopped with"),
         ([(ADAM, TRAINS_HEAD), ("backward(inputs=[A, b])", "backward()")], "stays changed"),

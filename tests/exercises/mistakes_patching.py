@@ -15,6 +15,9 @@ RESTORED = "patching.patch_residual(model, corrupted, cache, metric)[layer, plac
 FOUND = "divmod(total.argmin().item(), model.cfg.n_heads)"
 LISTED = ("total += normalise(left, *ends)", "total = [*(total or []), normalise(left, *ends)]")
 LIST = "torch.stack(total)"
+ALL = "s(model, t.clean, cache, t.logit_diff)"
+DENOISED = [("cache(t.corrupted)", "cache(t.clean)"), ("model, t.clean", "model, t.corrupted")]
+DENOISED += [("logits)", "model(t.corrupted))")]
 
 CHANGE = 'clean_cache["z", layer] - corrupted_cache["z", layer]'
 WRITES = "change[:, :, head] @ model.W_O[layer, head]"
@@ -145,6 +148,13 @@ MISTAKES = {
         ("normalise(left, *ends)", "normalise(left, *ends).clamp(max=1)", "Do not cut at 1"),
         (", *ends)", ", *ends) * (-1) ** (ends[0] < ends[1])", "is upwards"),
         ("[..., -1]", ".sum(-1)", "over all positions; take the last"),
+        ("_positions(model, t.clean, cache, t.logit_diff)[..., -1]", ALL, "all positions at once"),
+        ([*DENOISED, (FOUND, FOUND.replace("argmin", "argmax"))], "Yours *restores* most"),
+        (
+            FOUND,
+            "divmod((total / len(pairs) - 1).abs().argmax().item(), model.cfg.n_heads)",
+            "break",
+        ),
         ("[..., -1]", "[..., -2:].mean(-1)", "the last two positions"),
         ("[..., -1]", ".amin(-1)", "of a random model"),
         ("in pairs", "in pairs[:1]", "This is the first pair's"),

@@ -68,7 +68,7 @@ def test_numbers_pass_up_to_the_rounding_of_float32():
         (GRID[0], r"expected shape (2, 3), got (3,); over which axis"),
         (GRID[None], r"expected shape (2, 3), got (1, 2, 3)"),  # never broadcast
         (GRID.log(), "there is a NaN in it"),
-        (None, "does it end in `return`?"),
+        (None, "does not end in `return`"),
         ("Paris", "expected numbers, got a str"),
         ([[1, 2], [3]], "no table of them"),
         (GRID + torch.eye(2, 3), "2 of 6 numbers differ; at index [0, 0] you give 1.25, which is"),
