@@ -71,9 +71,8 @@ def split_all(attempt) -> None:
             "Four components wrote, but five numbers are wanted: the last is what b_U adds.": parts,
             "The scale is forgotten: divide every component by it.": split(centred @ along),
             "Divided by the scale twice.": split(parts / final),
-            "Not centred: subtract each component's own mean over d_model.": (
-                split(written / final @ along)
-            ),
+            "Not centred: subtract each component's own mean over d_model; `centre` does not where "
+            "the model has RMSNorm.": split(written / final @ along),
             "One mean for all is subtracted; take each component's own.": (
                 split((written - total) / final @ along)
             ),
