@@ -108,7 +108,7 @@ MISTAKES = {
         (".mean(dim=1), model.cfg", "[:, :2].mean(dim=1), model.cfg", "the mean over all"),
         (ENDS, "(1, 0), (1, 1)", "step 1"),  # of tutorial-4l
         ("effect.argmax", "effect.abs().argmax", "the first has the largest size"),
-        (ENDS, f"({MOVER})[::-1], ({OPPONENT})[::-1]", "step 1: layer and head are swapped"),
+        (ENDS, f"({MOVER})[::-1], ({OPPONENT})[::-1]", "head are swapped|there is no head"),
         (MOVED, "v", "step 2: every position counts"),
         (SAID, 'cache["pattern", layer][:, head, -1]', "step 2: this is where the head attends"),
         (ALONG, ALONG.removesuffix(" / last"), "step 2: the final scale is forgotten"),

@@ -121,7 +121,6 @@ MISTAKES = {
         (WRITES, f"stream @ {TILED} @ model.W_O[place] @ model.W_U", "values are shared"),
         (WRITES, "stream @ model.W_U", "step 2: this is the stream through W_U"),
         (WRITES, "stream @ ov.A @ ov.B", "step 2: this is what the head writes"),
-        (WRITES, f"{WRITES} + 1 * model.b_U", "`b_U` is added"),
         ("< k", "< k - 1", "off by one"),
         (".float().mean()", ".float().sum()", "step 3: this is a number of tokens"),
     ],

@@ -160,13 +160,14 @@ MISTAKES = {
         ("with torch.enable_grad():", "if True:", "your code stopped with"),
         ([(ADAM, TRAINS_HEAD), ("backward(inputs=[A, b])", "backward()")], "stays changed"),
         ("lens(held_out[0]), held_out[1])", "lens(streams), output)", "held-out"),
-        # trains on the held-out texts
         ("streams, output), train", "*held_out), train", "nothing carries over"),
         ("streams, output), train", f"{BOTH}), train", "nothing carries over"),
         ("model.unembed(model.ln_final(streams))", LAYER_NORM, "on another one|step 1: you give"),
         ("train(model, streams, dealt)]", "train(model, streams, output)]", "outputs were dealt"),
-        # the third made from the held-out texts, in whole and in part
-        ([("streams, dealt)]", "held_out[0], held)]"), ("    dealt =", HELD)], "how frequent"),
+        (
+            [("streams, dealt)]", "held_out[0], held)]"), ("    dealt =", HELD)],
+            "how frequent|at wrong",
+        ),
         ("streams, dealt)]", "held_out[0], dealt)]", "your code stopped with"),
         ("streams, dealt)", "streams.flip(-1), output)", "Streams stay as they are"),
         ("streams, dealt)", f"streams, {MEANS})", "learn nothing by heart"),
